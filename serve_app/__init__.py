@@ -1,0 +1,1 @@
+"""An OpenAI-compatible service for gpt-oss on Ray Serve and vLLM."""
