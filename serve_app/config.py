@@ -1,0 +1,131 @@
+"""The config: the `args` of a Serve application, as one frozen tree. Unknown keys are refused.
+
+`read_config` reads a Serve config file; Serve's controller validates the same `args` through the same tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
+
+from serve_app import config_errors
+from serve_app.capacity import max_decode_tokens
+from serve_app.config_errors import ConfigError, did_you_mean
+from serve_app.config_sections import EngineConfig, IngressConfig, ModelSource, Section, Speculator
+
+__all__ = [
+    "AppConfig",
+    "ConfigError",
+    "EngineConfig",
+    "IngressConfig",
+    "ModelSource",
+    "Speculator",
+    "check_overrides",
+    "describe_errors",
+    "read_config",
+]
+
+IMPORT_PATH = "serve_app.app:build"
+MINUTE_S = 60.0
+
+
+class AppConfig(Section):
+    """The whole service."""
+
+    model: ModelSource = Field(default_factory=lambda: ModelSource(), description="what is served")
+    speculator: Speculator | None = Field(
+        default=None, description="drafts tokens for the model; null for none"
+    )
+    engine: EngineConfig = Field(description="the engine replicas")
+    ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="the API replicas")
+    # The longest generation: 32,768 tokens at the 37 to 41 tokens/s that each of 64 concurrent requests was
+    # measured to get (H100, 20B) take 800 to 900 s. A replica that is idle sooner stops sooner.
+    drain_timeout_s: float = Field(
+        default=15 * MINUTE_S,
+        ge=1,
+        description="how long a replica that is being replaced may finish its requests",
+    )
+
+    @property
+    def num_draft_tokens(self) -> int:
+        """Tokens drafted for each request in each step; 0 without a speculator."""
+        return self.speculator.num_draft_tokens if self.speculator else 0
+
+    @model_validator(mode="after")
+    def _full_batch_fits_a_step(self) -> AppConfig:
+        tokens = max_decode_tokens(self.engine.max_concurrent_requests, self.num_draft_tokens)
+        if tokens > self.engine.batched_tokens:
+            raise ValueError(
+                f"engine.max_num_batched_tokens: {self.engine.batched_tokens}: must be at least {tokens}: "
+                f"engine.max_concurrent_requests ({self.engine.max_concurrent_requests}) times the "
+                f"{1 + self.num_draft_tokens} tokens that a request takes in a step; vLLM drops the "
+                "CUDA graphs of larger batches"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _speculation_is_there_to_be_overridden(self) -> AppConfig:
+        if self.speculator is None and "speculative_config" in self.engine.engine_overrides:
+            raise ValueError("engine.engine_overrides.speculative_config: there is no speculator; set one")
+        return self
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _say_what_is_wrong(cls, values: Any, handler: ModelWrapValidatorHandler[AppConfig]) -> AppConfig:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            raise ConfigError(describe_errors(error)) from None
+
+
+def describe_errors(error: ValidationError) -> str:
+    """Returns one line for each problem in an `AppConfig`: key path, value, what is allowed."""
+    return config_errors.describe_errors(error, AppConfig)
+
+
+def check_overrides(config: AppConfig, argument_names: Collection[str]) -> None:
+    """Raises `ConfigError` unless every key of `engine_overrides` is one of vLLM's `argument_names`.
+
+    Keys that the config derives are refused before, when the config is validated.
+    """
+    unknown = sorted(set(config.engine.engine_overrides) - set(argument_names))
+    if unknown:
+        raise ConfigError(
+            "\n".join(
+                f"engine.engine_overrides.{name}: {config.engine.engine_overrides[name]!r}: "
+                f"vLLM has no engine argument of this name{did_you_mean(name, argument_names)}; "
+                "allowed are the fields of vllm.AsyncEngineArgs"
+                for name in unknown
+            )
+        )
+
+
+def read_config(path: str | Path) -> AppConfig:
+    """Returns the `args` of the application of ours in the Serve config file `path`.
+
+    Raises `ConfigError`: no such file, not YAML, no Serve config, not one application of ours, bad args.
+    """
+    try:
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    applications = document.get("applications") if isinstance(document, dict) else None
+    if not isinstance(applications, list):
+        raise ConfigError(f"{path}: no `applications` list; a Serve config file has one")
+    ours = [a for a in applications if isinstance(a, dict) and a.get("import_path") == IMPORT_PATH]
+    if len(ours) != 1:
+        raise ConfigError(
+            f"{path}: {len(ours)} applications with import_path {IMPORT_PATH}; exactly 1 is allowed"
+        )
+    try:
+        return AppConfig.model_validate(ours[0].get("args") or {})
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None

@@ -1,0 +1,180 @@
+"""The parts of the config tree: `serve_app.config` puts them together. Defaults stand beside the fields."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from serve_app import overrides
+
+MIB_BYTES = 1024 * 1024
+
+# vLLM's API server takes 8,192 tokens a step on an H100, but an engine that is built without that server gets
+# 2,048 (arg_utils.get_batch_defaults, SchedulerConfig); and under 8,192 vLLM warns that speculation suffers.
+GPU_BATCHED_TOKENS = 8192
+# vLLM's own choice for a CPU server. A step of 2,048 prefill tokens also delays every decoding request less.
+CPU_BATCHED_TOKENS = 2048
+
+
+def _checked_source(source: str) -> str:
+    kind, separator, location = source.partition(":")
+    allowed = "allowed are hf:ORG/NAME (Hugging Face hub) and file:FOLDER (absolute, or with ~ or $VARIABLE)"
+    if kind == "s3" and separator:
+        raise ValueError(f"s3:// comes in a later release; {allowed}")
+    if kind == "hf" and re.fullmatch(r"[\w.-]+/[\w.-]+", location):
+        return source
+    # A relative folder would mean a different place in each process. ~ and variables are left as written:
+    # each node expands them for itself, since its home need not be that of the node that read the file.
+    if kind == "file" and location.startswith(("/", "~", "$")):
+        return source
+    raise ValueError(allowed)
+
+
+Source = Annotated[str, AfterValidator(_checked_source)]
+
+
+class Section(BaseModel):
+    """A part of the config: it cannot be changed, and it refuses keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class _Checkpoint(Section):
+    @field_validator("revision", check_fields=False)
+    @classmethod
+    def _only_of_a_hub_repository(cls, revision: str | None, info: ValidationInfo) -> str | None:
+        if revision is not None and str(info.data.get("source", "")).startswith("file:"):
+            raise ValueError("a folder has no revisions; leave it out, or give an hf: source")
+        return revision
+
+
+class ModelSource(_Checkpoint):
+    """The model to serve, where its files are, and the names that clients may ask for."""
+
+    id: str = Field(default="openai/gpt-oss-20b", min_length=1, description="the model's public name")
+    source: Source = Field(default="", description="hf:ORG/NAME or file:FOLDER; by default hf: and the id")
+    revision: str | None = Field(default=None, description="branch, tag or commit of the hub repository")
+    served_names: tuple[str, ...] = Field(
+        default=(),
+        min_length=1,
+        description="names that clients may give as `model`; answers carry the first; default: the id",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_the_id(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        name = values.get("id", cls.model_fields["id"].default)
+        return {"source": f"hf:{name}", "served_names": (name,)} | values
+
+    @field_validator("served_names")
+    @classmethod
+    def _names_are_unique(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names) or "" in names:
+            raise ValueError("names must be unique and not empty")
+        return names
+
+
+class Speculator(_Checkpoint):
+    """A small model that drafts tokens for the large one to check."""
+
+    source: Source = Field(description="hf:ORG/NAME or file:FOLDER of the speculator")
+    revision: str | None = Field(default=None, description="branch, tag or commit of the hub repository")
+    method: Literal["eagle3"] = Field(default="eagle3", description="how the speculator drafts")
+    # k = 3 is best for the 20B model in public measurements, k = 7 slower than none; 8 is room to measure.
+    num_draft_tokens: int = Field(
+        default=3, ge=1, le=8, description="tokens drafted for each request in each step"
+    )
+
+
+class EngineConfig(Section):
+    """One engine replica: one vLLM engine on one GPU, or on CPU cores where `num_gpus` is 0."""
+
+    max_concurrent_requests: int = Field(
+        ge=1,
+        le=1024,
+        description="requests that one engine replica runs at once; vLLM's batch, the CUDA-graph capture "
+        "sizes, Serve's max_ongoing_requests and the autoscaling target follow from it",
+    )
+    max_model_len: int = Field(
+        default=32768, ge=256, le=131072, description="longest prompt and answer together, in tokens"
+    )
+    # What FlashAttention 3 (H100) takes; the CPU backend lacks only bfloat16, which is what auto means there.
+    kv_cache_dtype: Literal["auto", "bfloat16", "fp8", "fp8_e4m3"] = Field(
+        default="fp8", description="type of the KV cache; auto is the model's own (bfloat16)"
+    )
+    gpu_memory_utilization: float = Field(
+        default=0.9,
+        gt=0,
+        le=0.98,
+        description="share of the GPU's memory (of RAM without GPU) that vLLM may fill",
+    )
+    max_num_batched_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens in one engine step, prefill and decode together; "
+        f"default: {GPU_BATCHED_TOKENS} on a GPU, {CPU_BATCHED_TOKENS} on CPUs",
+    )
+    fast_boot: bool = Field(
+        default=False,
+        description="eager mode: no torch.compile and no CUDA graphs; starts sooner, generates slower",
+    )
+    num_gpus: float = Field(
+        default=1, ge=0, le=1, description="GPUs of a replica; 0 for the CPU, less than 1 to share one"
+    )
+    num_cpus: float = Field(default=2, gt=0, description="CPU cores that Ray reserves for a replica")
+    accelerator_type: str | None = Field(
+        default="H100", description="Ray's name of the GPU to insist on, or null for any"
+    )
+    # At least one: with none the first request would wait out a cold start (233 s measured for the 20B).
+    min_replicas: int = Field(default=1, ge=1, description="engine replicas that are always there")
+    max_replicas: int = Field(default=1, ge=1, description="engine replicas under load")
+    environment: dict[str, str] = Field(
+        default={},
+        description="environment variables of the engine processes; values are text, so quote numbers",
+    )
+    engine_overrides: dict[str, Any] = Field(
+        default={}, description="further vLLM engine arguments, by vLLM's own names"
+    )
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _at_least_min_replicas(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("min_replicas", value):
+            raise ValueError(f"must be at least min_replicas ({info.data['min_replicas']})")
+        return value
+
+    @field_validator("engine_overrides")
+    @classmethod
+    def _override_nothing_derived(cls, values: dict[str, Any]) -> dict[str, Any]:
+        if problems := overrides.refused(values):
+            raise ValueError("; ".join(problems))
+        return values
+
+    @property
+    def batched_tokens(self) -> int:
+        """`max_num_batched_tokens`, with its default filled in."""
+        default = GPU_BATCHED_TOKENS if self.num_gpus else CPU_BATCHED_TOKENS
+        return self.max_num_batched_tokens or default
+
+
+class IngressConfig(Section):
+    """The API replicas. They need no GPU."""
+
+    replicas: int = Field(default=1, ge=1, description="ingress replicas")
+    num_cpus: float = Field(default=1, gt=0, description="CPU cores that Ray reserves for a replica")
+    # A prompt of 131,072 tokens is under 1 MiB of English; the rest is room for long JSON histories.
+    max_body_bytes: int = Field(
+        default=32 * MIB_BYTES, ge=1024, description="largest request body that is read; larger ones get 413"
+    )

@@ -1,0 +1,59 @@
+"""`engine_overrides`: which vLLM arguments a config may set by hand, and how they join the derived ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_GRAPHS = "engine.max_concurrent_requests, from which the capture sizes follow"
+_ONE_GPU = "engine.num_gpus and engine.max_replicas: one engine replica is one GPU"
+
+# vLLM argument -> the config key that sets it. A dot leads into a mapping, the rest of which may be set.
+DERIVED = {
+    "model": "model.source",
+    "revision": "model.revision",
+    "served_model_name": "model.served_names",
+    "max_num_seqs": "engine.max_concurrent_requests",
+    "cudagraph_capture_sizes": _GRAPHS,
+    "max_cudagraph_capture_size": _GRAPHS,
+    "compilation_config.cudagraph_capture_sizes": _GRAPHS,
+    "compilation_config.max_cudagraph_capture_size": _GRAPHS,
+    "max_model_len": "engine.max_model_len",
+    "kv_cache_dtype": "engine.kv_cache_dtype",
+    "gpu_memory_utilization": "engine.gpu_memory_utilization",
+    "max_num_batched_tokens": "engine.max_num_batched_tokens",
+    "enforce_eager": "engine.fast_boot",
+    "spec_method": "speculator.method",
+    "spec_model": "speculator.source",
+    "spec_tokens": "speculator.num_draft_tokens",
+    "speculative_config.method": "speculator.method",
+    "speculative_config.model": "speculator.source",
+    "speculative_config.revision": "speculator.revision",
+    "speculative_config.num_speculative_tokens": "speculator.num_draft_tokens",
+    "tensor_parallel_size": _ONE_GPU,
+    "pipeline_parallel_size": _ONE_GPU,
+    "data_parallel_size": _ONE_GPU,
+}
+# Derived arguments that are mappings: an override adds to them.
+MERGED = ("compilation_config", "speculative_config")
+
+
+def refused(values: Mapping[str, Any]) -> list[str]:
+    """Returns one sentence for each override that the config derives from a key of its own."""
+    problems = []
+    for name, value in values.items():
+        if name in MERGED and not isinstance(value, Mapping):
+            problems.append(f"{name} must be a mapping, which is laid over the derived one")
+        paths = [name, *(f"{name}.{inner}" for inner in value)] if isinstance(value, Mapping) else [name]
+        problems += [f"{path} is derived; set {DERIVED[path]} instead" for path in paths if path in DERIVED]
+    return problems
+
+
+def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `base` with `extra` laid over it; mappings in both are merged at every depth."""
+    result = dict(base)
+    for name, value in extra.items():
+        below = result.get(name)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        result[name] = merged(below, value) if both else value  # type: ignore[arg-type]
+    return result
