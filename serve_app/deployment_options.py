@@ -1,0 +1,78 @@
+"""The Serve options of the two deployments, as plain keyword arguments of `Deployment.options`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from serve_app.config import AppConfig
+
+# Serve sees a dead replica at its next check; at the default of 10 s it takes 3 to 10 s (measured).
+HEALTH_CHECK_PERIOD_S = 2.0
+# Three checks in a row must run out of time before Serve replaces a replica that lives, so a busy event loop
+# has 30 s: longer than the longest pause seen, 4 to 8 s when a new shape compiles.
+HEALTH_CHECK_TIMEOUT_S = 10.0
+# A replica that is being replaced looks this often whether its last request has ended.
+DRAIN_POLL_S = 1.0
+
+# Another replica is asked for while the running ones still have a quarter of their room: it needs 73 to 233 s
+# to start (20B on an H100, warm and cold caches), and until then they have to take the growth.
+TARGET_SHARE = 0.75
+# Serve averages the load over 30 s already; waiting long on top would only add to the cold start.
+UPSCALE_DELAY_S = 10.0
+# Giving a GPU back and missing it costs a cold start: the pause has to be long beside 233 s.
+DOWNSCALE_DELAY_S = 600.0
+
+# An ingress replica's own limit must never be what holds a request up: the ingress refuses in OpenAI's form,
+# while a request that waits in the proxy's queue gets no answer. An open request costs a coroutine, and a
+# replica saturates on streamed tokens (7,100/s, some 180 streams) long before. So: four times what all
+# engines can run, at least 1,000, and that in every replica, since a balancer may send everything to one.
+INGRESS_SHARE_OF_ENGINES = 4
+MIN_INGRESS_ONGOING_REQUESTS = 1000
+
+
+def engine_options(config: AppConfig) -> dict[str, Any]:
+    """Returns the options of the engine deployment: one replica is one vLLM engine."""
+    engine = config.engine
+    actor: dict[str, Any] = {"num_cpus": engine.num_cpus, "num_gpus": engine.num_gpus}
+    if engine.num_gpus and engine.accelerator_type:
+        actor["accelerator_type"] = engine.accelerator_type
+    if engine.environment:
+        actor["runtime_env"] = {"env_vars": dict(engine.environment)}
+    options = {"max_ongoing_requests": engine.max_concurrent_requests, "ray_actor_options": actor}
+    return options | _num_replicas(config) | _lifecycle(config)
+
+
+def ingress_options(config: AppConfig) -> dict[str, Any]:
+    """Returns the options of the ingress deployment: the API, on CPU cores."""
+    engines = config.engine.max_replicas * config.engine.max_concurrent_requests
+    options = {
+        "num_replicas": config.ingress.replicas,
+        "max_ongoing_requests": max(MIN_INGRESS_ONGOING_REQUESTS, INGRESS_SHARE_OF_ENGINES * engines),
+        "ray_actor_options": {"num_cpus": config.ingress.num_cpus},
+    }
+    return options | _lifecycle(config)
+
+
+def _num_replicas(config: AppConfig) -> dict[str, Any]:
+    engine = config.engine
+    if engine.min_replicas == engine.max_replicas:
+        return {"num_replicas": engine.min_replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": engine.min_replicas,
+            "max_replicas": engine.max_replicas,
+            "target_ongoing_requests": max(1, math.floor(TARGET_SHARE * engine.max_concurrent_requests)),
+            "upscale_delay_s": UPSCALE_DELAY_S,
+            "downscale_delay_s": DOWNSCALE_DELAY_S,
+        }
+    }
+
+
+def _lifecycle(config: AppConfig) -> dict[str, Any]:
+    return {
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+        "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
+        "graceful_shutdown_timeout_s": config.drain_timeout_s,
+        "graceful_shutdown_wait_loop_s": DRAIN_POLL_S,
+    }
