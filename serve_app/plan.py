@@ -1,0 +1,181 @@
+"""`python -m serve_app.plan CONFIG`: what a config means, without a GPU and without Ray.
+
+Prints vLLM's arguments, the CUDA-graph sizes, Serve's options and the memory per GPU. Exits with 2, and one
+message on stderr, where the file is wrong; `--check` does only that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from serve_app import architectures, deployment_options
+from serve_app.architectures import Architecture, SpeculatorArchitecture
+from serve_app.config import AppConfig, ConfigError, check_overrides, read_config
+from serve_app.engine_arguments import engine_arguments
+from serve_app.memory import GIB_BYTES, MemoryPlan, Problem, plan_memory
+from serve_app.plan_text import render
+
+# What CUDA reports as the total of an H100 of "80 GB".
+H100_MEMORY_GIB = 79.1
+# Stands in for the share of RAM that a config without GPU has, in the columns that show it on an H100.
+GPU_MEMORY_SHARE = 0.9
+KNOWN_MODELS = {model.name: model for model in (architectures.GPT_OSS_20B, architectures.GPT_OSS_120B)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serve_app.plan", description="Shows what a config means."
+    )
+    parser.add_argument("config", help="a Serve config file, such as configs/prod.yaml")
+    parser.add_argument(
+        "--gpu-memory-gib",
+        type=float,
+        default=H100_MEMORY_GIB,
+        help="memory of one GPU (default: %(default)s, what an 80 GB H100 reports)",
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print the same as JSON")
+    output.add_argument(
+        "--check", action="store_true", help="only validate: print nothing when the file is good"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        config = read_config(options.config)
+        notes = _check_override_names(config)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.check:
+        return 0
+    plan = make_plan(config, int(options.gpu_memory_gib * GIB_BYTES), ram_bytes())
+    plan = {"file": options.config} | plan
+    plan["notes"] = [*notes, *plan["notes"]]
+    print(json.dumps(plan, indent=2) if options.json else render(plan))
+    return 0
+
+
+def make_plan(config: AppConfig, gpu_bytes: int, total_ram_bytes: int) -> dict[str, Any]:
+    """Returns the plan as plain data, for `plan_text.render` or JSON."""
+    model_path = _location(config.model.source)
+    speculator_path = _location(config.speculator.source) if config.speculator else None
+    arguments = engine_arguments(config, model_path, speculator_path)
+    model, speculator, notes = _shapes(config)
+    memory, problems = _memory(config, model, speculator, gpu_bytes, total_ram_bytes)
+    return {
+        "model": config.model.model_dump(mode="json"),
+        "speculator": config.speculator.model_dump(mode="json") if config.speculator else None,
+        "engine_arguments": arguments,
+        "environment": dict(config.engine.environment),
+        "capture_sizes": arguments.get("compilation_config", {}).get("cudagraph_capture_sizes", []),
+        "engine_options": deployment_options.engine_options(config),
+        "ingress_options": deployment_options.ingress_options(config),
+        "max_model_len": config.engine.max_model_len,
+        "max_concurrent_requests": config.engine.max_concurrent_requests,
+        "memory": memory,
+        "problems": [asdict(problem) for problem in problems],
+        "notes": notes,
+    }
+
+
+def ram_bytes() -> int:
+    """Returns the memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _check_override_names(config: AppConfig) -> list[str]:
+    if not config.engine.engine_overrides:
+        return []
+    # vLLM greets at import, which has no place in this program's output.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        from serve_app.vllm_adapter import argument_names
+    except ImportError:
+        return ["vLLM is not installed here, so the names in engine.engine_overrides are not checked"]
+    check_overrides(config, argument_names())
+    return []
+
+
+def _location(source: str) -> str:
+    kind, _, location = source.partition(":")
+    return str(_folder(location)) if kind == "file" else location
+
+
+def _folder(location: str) -> Path:
+    return Path(os.path.expandvars(location)).expanduser()
+
+
+def _shapes(config: AppConfig) -> tuple[Architecture | None, SpeculatorArchitecture | None, list[str]]:
+    notes: list[str] = []
+    model: Architecture | None = None
+    speculator = architectures.GPT_OSS_EAGLE3 if config.speculator else None
+    kind, _, location = config.model.source.partition(":")
+    try:
+        if kind == "file":
+            model = architectures.from_config_json(_folder(location))
+        else:
+            model = KNOWN_MODELS.get(location.split("/")[-1])
+            if model is None:
+                notes.append(f"the shape of {location} is not known here, so its memory is not planned")
+        if config.speculator and config.speculator.source.startswith("file:"):
+            folder = _folder(config.speculator.source.removeprefix("file:"))
+            speculator = architectures.speculator_from_config_json(folder)
+    except OSError as error:
+        notes.append(f"{error.filename} is not there yet, so the memory of this model is not planned")
+        model = None
+    except ValueError as error:
+        notes.append(f"{error}; the memory of this model is not planned")
+        model = None
+    return model, speculator, notes
+
+
+def _memory(
+    config: AppConfig,
+    model: Architecture | None,
+    speculator: SpeculatorArchitecture | None,
+    gpu_bytes: int,
+    total_ram_bytes: int,
+) -> tuple[list[dict[str, Any]], tuple[Problem, ...]]:
+    on_gpu = bool(config.engine.num_gpus)
+    columns: list[dict[str, Any]] = []
+    problems: tuple[Problem, ...] = ()
+    as_on_gpu = config
+    if not on_gpu:
+        engine = config.engine.model_copy(
+            update={"num_gpus": 1.0, "gpu_memory_utilization": GPU_MEMORY_SHARE}
+        )
+        as_on_gpu = config.model_copy(update={"engine": engine})
+        if model:
+            space = config.engine.environment.get("VLLM_CPU_KVCACHE_SPACE", "")
+            space_bytes = int(space) * GIB_BYTES if space.isdecimal() else None
+            row = plan_memory(model, speculator, config, total_ram_bytes, space_bytes)
+            problems = row.problems
+            columns.append(_column(row, is_configured=True, device="RAM"))
+    device = "80 GB H100" if gpu_bytes == int(H100_MEMORY_GIB * GIB_BYTES) else "GPU"
+    gpu_models = list(KNOWN_MODELS.values())
+    if on_gpu and model and model not in gpu_models:
+        gpu_models.insert(0, model)
+    for known in gpu_models:
+        # A speculator belongs to one model; the other one is shown with the shape that published ones have.
+        known_speculator = speculator if known == model else speculator and architectures.GPT_OSS_EAGLE3
+        row = plan_memory(known, known_speculator, as_on_gpu, gpu_bytes)
+        is_configured = on_gpu and known == model
+        if is_configured:
+            problems = row.problems
+        columns.append(_column(row, is_configured=is_configured, device=device))
+    return columns, problems
+
+
+def _column(row: MemoryPlan, *, is_configured: bool, device: str) -> dict[str, Any]:
+    return {"device": device, "is_configured": is_configured} | asdict(row)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
