@@ -1,10 +1,10 @@
 """Memory of one engine replica: what the weights leave for the KV cache, and how many requests that holds.
 
 vLLM's hybrid KV-cache manager (`vllm/v1/core/kv_cache_utils.py`) puts layers of one kind into groups of
-equal size. All groups draw blocks from one pool, and a block is as wide as the widest group: gpt-oss-20b with EAGLE3
-has 12 sliding-window and 12 + 1 full-attention layers, so two groups, and every block has room for 13 layers.
-In the full-attention group a request holds blocks for all its tokens. In the sliding-window group it holds
-the window and the tokens of the steps in flight: blocks behind the window are freed once their step is done.
+equal size. All groups draw blocks from one pool, and a block is as wide as the widest group: gpt-oss-20b with
+EAGLE3 has 12 sliding-window and 12 + 1 full-attention layers, so two groups, and every block has room for 13
+layers. In the full-attention group a request holds blocks for all its tokens. In the sliding-window group it
+holds the window and the tokens of the steps in flight, whose blocks are freed only once the step is done.
 
 Weights and KV cache are counted; the constants below say what is estimated. The engine's own log lines
 ("Available KV cache memory", "GPU KV cache size") are the truth to compare with.

@@ -1,0 +1,319 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from serve_app.config import (
+    AppConfig,
+    ConfigError,
+    EngineConfig,
+    ModelSource,
+    Speculator,
+    check_overrides,
+    describe_errors,
+    read_config,
+)
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+ENGINE: dict[str, Any] = {"max_concurrent_requests": 4}
+
+
+def parse(**args: Any) -> AppConfig:
+    return AppConfig.model_validate({"engine": ENGINE} | args)
+
+
+def problems(**args: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(**args)
+    return str(caught.value).splitlines()
+
+
+def write(folder: Path, *applications: Any) -> Path:
+    file = folder / "serve.yaml"
+    file.write_text(yaml.safe_dump({"applications": list(applications)}))
+    return file
+
+
+def application(args: Any) -> dict[str, Any]:
+    return {"name": "a", "route_prefix": "/", "import_path": "serve_app.app:build", "args": args}
+
+
+def test_defaults() -> None:
+    config = parse()
+    assert config.model == ModelSource(
+        id="openai/gpt-oss-20b", source="hf:openai/gpt-oss-20b", served_names=("openai/gpt-oss-20b",)
+    )
+    assert config.speculator is None
+    assert config.num_draft_tokens == 0
+    assert config.engine.max_model_len == 32768
+    assert config.engine.batched_tokens == 8192
+    assert config.ingress.max_body_bytes == 32 * 1024 * 1024
+
+
+def test_source_and_names_follow_the_id() -> None:
+    model = parse(model={"id": "openai/gpt-oss-120b"}).model
+    assert model.source == "hf:openai/gpt-oss-120b"
+    assert model.served_names == ("openai/gpt-oss-120b",)
+
+
+def test_cpus_take_smaller_steps() -> None:
+    assert parse(engine=ENGINE | {"num_gpus": 0}).engine.batched_tokens == 2048
+
+
+def test_every_field_says_what_it_is() -> None:
+    for model in (AppConfig, EngineConfig, ModelSource, Speculator):
+        assert [name for name, field in model.model_fields.items() if not field.description] == []
+
+
+def test_the_tree_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        parse().engine.max_model_len = 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["hf:openai/gpt-oss-20b", "file:/models/a", "file:~/models/a", "file:$MODELS/a", "file:${MODELS}/a"],
+)
+def test_sources(source: str) -> None:
+    assert parse(model={"source": source}).model.source == source
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["openai/gpt-oss-20b", "hf:gpt-oss", "hf:a/b/c", "file:models/a", "file:", "http://x/y", "", "s3://a/b"],
+)
+def test_other_sources_are_refused(source: str) -> None:
+    [line] = problems(model={"source": source})
+    assert line.startswith(f"model.source: {source!r}: ")
+    assert "hf:ORG/NAME" in line
+    assert "file:FOLDER" in line
+    assert ("later release" in line) == source.startswith("s3:")
+
+
+def test_an_id_that_is_no_repository_needs_a_source() -> None:
+    [line] = problems(model={"id": "gpt-oss-demo"})
+    assert line.startswith("model.source: 'hf:gpt-oss-demo': ")
+
+
+def test_revision_belongs_to_the_hub() -> None:
+    assert parse(model={"revision": "abc"}).model.revision == "abc"
+    [line] = problems(model={"source": "file:/a", "revision": "abc"})
+    assert line.startswith("model.revision: 'abc': a folder has no revisions")
+
+
+@pytest.mark.parametrize("names", [[], ["a", "a"], [""]])
+def test_served_names_are_unique_and_some(names: list[str]) -> None:
+    [line] = problems(model={"served_names": names})
+    assert line.startswith("model.served_names: ")
+
+
+@pytest.mark.parametrize("num_draft_tokens", [0, 9])
+def test_draft_tokens_have_bounds(num_draft_tokens: int) -> None:
+    [line] = problems(speculator={"source": "hf:a/b", "num_draft_tokens": num_draft_tokens})
+    assert line.startswith(f"speculator.num_draft_tokens: {num_draft_tokens}: must be ")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("max_concurrent_requests", 0, "must be greater than or equal to 1"),
+        ("kv_cache_dtype", "fp4", "must be 'auto', 'bfloat16', 'fp8' or 'fp8_e4m3'"),
+        ("gpu_memory_utilization", 1.0, "must be less than or equal to 0.98"),
+        ("num_gpus", 2, "must be less than or equal to 1"),
+        ("num_cpus", 0, "must be greater than 0"),
+        ("min_replicas", 0, "must be greater than or equal to 1"),
+        ("max_replicas", 0, "must be greater than or equal to 1"),
+        ("max_model_len", "long", "must be a valid integer"),
+        ("fast_boot", "perhaps", "must be a valid boolean"),
+    ],
+)
+def test_a_problem_names_the_key_the_value_and_what_is_allowed(key: str, value: Any, allowed: str) -> None:
+    [line] = problems(engine=ENGINE | {key: value})
+    assert line.startswith(f"engine.{key}: {value!r}: {allowed}")
+
+
+def test_every_problem_has_its_line() -> None:
+    lines = problems(engine=ENGINE | {"num_cpus": 0, "max_model_len": 1}, ingress={"replicas": 0})
+    assert [line.split(":")[0] for line in lines] == [
+        "engine.max_model_len",
+        "engine.num_cpus",
+        "ingress.replicas",
+    ]
+
+
+def test_a_misspelt_key() -> None:
+    [line] = problems(engine=ENGINE | {"max_model_length": 4096})
+    assert line.startswith("engine.max_model_length: unknown key (value 4096) (did you mean max_model_len?)")
+    assert "gpu_memory_utilization" in line
+    [line] = problems(engin={})
+    assert line.startswith("engin: unknown key (value {}) (did you mean engine?)")
+
+
+def test_a_missing_key_says_what_it_is_for() -> None:
+    [line] = problems(engine={})
+    assert line.startswith("engine.max_concurrent_requests: not set, and it has no default: requests that")
+
+
+@pytest.mark.parametrize("section", [None, [], "text", 3])
+def test_a_section_is_a_mapping(section: Any) -> None:
+    [line] = problems(ingress=section)
+    assert line == f"ingress: {section!r}: must be a mapping with the keys replicas, num_cpus, max_body_bytes"
+
+
+def test_more_max_replicas_than_min_replicas() -> None:
+    assert parse(engine=ENGINE | {"min_replicas": 2, "max_replicas": 2}).engine.max_replicas == 2
+    [line] = problems(engine=ENGINE | {"min_replicas": 2})
+    assert line == "engine.max_replicas: 1: must be at least min_replicas (2)"
+
+
+def test_environment_is_text() -> None:
+    [line] = problems(engine=ENGINE | {"environment": {"VLLM_CPU_KVCACHE_SPACE": 1}})
+    assert line == "engine.environment.VLLM_CPU_KVCACHE_SPACE: 1: must be text; put it in quotes"
+
+
+def test_a_step_holds_the_largest_decode_batch() -> None:
+    speculator = {"source": "hf:a/b", "num_draft_tokens": 3}
+    engine = {"max_concurrent_requests": 64, "max_num_batched_tokens": 256}
+    assert parse(engine=engine, speculator=speculator).engine.batched_tokens == 256
+    [line] = problems(engine=engine | {"max_num_batched_tokens": 255}, speculator=speculator)
+    assert line.startswith("engine.max_num_batched_tokens: 255: must be at least 256: ")
+
+
+def test_serve_gets_the_same_message_as_the_command_line() -> None:
+    """Serve's controller calls `model_validate` on the annotation of `build`."""
+    with pytest.raises(ConfigError, match=r"^engine: not set, and it has no default: the engine replicas$"):
+        AppConfig.model_validate({})
+
+
+def test_describe_errors_of_a_part() -> None:
+    with pytest.raises(ValidationError) as caught:
+        EngineConfig(max_concurrent_requests=0)
+    assert describe_errors(caught.value) == "max_concurrent_requests: 0: must be greater than or equal to 1"
+
+
+@pytest.mark.parametrize(
+    ("override", "instead"),
+    [
+        ({"max_num_seqs": 1}, "engine.max_concurrent_requests"),
+        ({"model": "a"}, "model.source"),
+        ({"kv_cache_dtype": "auto"}, "engine.kv_cache_dtype"),
+        ({"enforce_eager": True}, "engine.fast_boot"),
+        ({"spec_tokens": 2}, "speculator.num_draft_tokens"),
+        ({"tensor_parallel_size": 2}, "one engine replica is one GPU"),
+        ({"compilation_config": {"cudagraph_capture_sizes": [1]}}, "engine.max_concurrent_requests"),
+        ({"speculative_config": {"num_speculative_tokens": 2}}, "speculator.num_draft_tokens"),
+    ],
+)
+def test_an_override_of_what_is_derived_says_what_to_set(override: dict[str, Any], instead: str) -> None:
+    [line] = problems(engine=ENGINE | {"engine_overrides": override}, speculator={"source": "hf:a/b"})
+    assert line.startswith("engine.engine_overrides: {")
+    assert f"{next(iter(override))}" in line
+    assert instead in line
+
+
+def test_overrides_that_add_to_what_is_derived() -> None:
+    overrides = {
+        "compilation_config": {"mode": 3},
+        "speculative_config": {"rejection_sample_method": "block"},
+    }
+    config = parse(engine=ENGINE | {"engine_overrides": overrides}, speculator={"source": "hf:a/b"})
+    assert config.engine.engine_overrides == overrides
+    [line] = problems(engine=ENGINE | {"engine_overrides": overrides})
+    assert line == "engine.engine_overrides.speculative_config: there is no speculator; set one"
+
+
+def test_a_merged_override_is_a_mapping() -> None:
+    [line] = problems(engine=ENGINE | {"engine_overrides": {"compilation_config": 3}})
+    assert "compilation_config must be a mapping" in line
+
+
+def test_override_names_are_vllms() -> None:
+    names = ["block_size", "max_logprobs", "dtype"]
+    check_overrides(parse(engine=ENGINE | {"engine_overrides": {"block_size": 32}}), names)
+    check_overrides(parse(), names)
+    with pytest.raises(ConfigError) as caught:
+        check_overrides(parse(engine=ENGINE | {"engine_overrides": {"blok_size": 32, "zzz": 1}}), names)
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("engine.engine_overrides.blok_size: 32: ")
+    assert "(did you mean block_size?)" in first
+    assert second.startswith("engine.engine_overrides.zzz: 1: ")
+    assert "did you mean" not in second
+
+
+def test_read_config(tmp_path: Path) -> None:
+    other = {"name": "b", "route_prefix": "/b", "import_path": "other:app"}
+    assert read_config(write(tmp_path, other, application({"engine": ENGINE}))) == parse()
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file"):
+        read_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "is not YAML: "),
+        (b"\xff\xfe\x00", "is not "),
+        (b"", "no `applications` list"),
+        (b"text", "no `applications` list"),
+        (b"applications: 3", "no `applications` list"),
+        (b"applications: []", "0 applications with import_path serve_app.app:build"),
+        (b"applications: [3, {import_path: other}]", "0 applications with"),
+    ],
+)
+def test_not_a_serve_config(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_config(file)
+    assert str(caught.value).startswith(f"{file}: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_two_applications_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"2 applications with import_path"):
+        read_config(write(tmp_path, application({"engine": ENGINE}), application({"engine": ENGINE})))
+
+
+@pytest.mark.parametrize("args", [None, {}])
+def test_empty_args(tmp_path: Path, args: Any) -> None:
+    file = write(tmp_path, application(args))
+    with pytest.raises(ConfigError) as caught:
+        read_config(file)
+    assert str(caught.value) == f"{file}: engine: not set, and it has no default: the engine replicas"
+
+
+def test_no_args_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="engine: not set"):
+        read_config(write(tmp_path, {"name": "a", "import_path": "serve_app.app:build"}))
+
+
+@pytest.mark.parametrize("args", [3, [1], "text"])
+def test_args_are_a_mapping(tmp_path: Path, args: Any) -> None:
+    with pytest.raises(
+        ConfigError, match=r"args: .*: must be a mapping with the keys model, speculator, engine"
+    ):
+        read_config(write(tmp_path, application(args)))
+
+
+def test_every_line_of_a_files_problems_names_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, application({"engine": {"max_concurrent_requests": 0, "num_cpus": 0}}))
+    with pytest.raises(ConfigError) as caught:
+        read_config(file)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{file}: engine.") for line in lines)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_configs_of_this_repository(path: Path) -> None:
+    read_config(path)
+
+
+def test_the_configs_are_there() -> None:
+    assert {path.name for path in CONFIGS} >= {"local.yaml", "prod.yaml", "prod-120b.yaml"}

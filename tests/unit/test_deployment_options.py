@@ -1,0 +1,88 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.config import AppConfig, read_config
+from serve_app.deployment_options import engine_options, ingress_options
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def parse(engine: dict[str, Any] | None = None, **args: Any) -> AppConfig:
+    return AppConfig.model_validate({"engine": {"max_concurrent_requests": 64} | (engine or {})} | args)
+
+
+def test_engine_with_fixed_replicas() -> None:
+    assert engine_options(parse({"min_replicas": 2, "max_replicas": 2}, drain_timeout_s=60)) == {
+        "num_replicas": 2,
+        "max_ongoing_requests": 64,
+        "ray_actor_options": {"num_cpus": 2, "num_gpus": 1, "accelerator_type": "H100"},
+        "health_check_period_s": 2,
+        "health_check_timeout_s": 10,
+        "graceful_shutdown_timeout_s": 60,
+        "graceful_shutdown_wait_loop_s": 1,
+    }
+
+
+def test_engine_that_scales() -> None:
+    options = engine_options(parse({"max_replicas": 8}))
+    assert "num_replicas" not in options
+    assert options["autoscaling_config"] == {
+        "min_replicas": 1,
+        "max_replicas": 8,
+        "target_ongoing_requests": 48,
+        "upscale_delay_s": 10,
+        "downscale_delay_s": 600,
+    }
+
+
+@pytest.mark.parametrize(("requests", "target"), [(1, 1), (2, 1), (3, 2), (4, 3), (64, 48)])
+def test_scaling_starts_below_the_limit_and_never_at_nothing(requests: int, target: int) -> None:
+    options = engine_options(parse({"max_concurrent_requests": requests, "max_replicas": 2}))
+    assert options["autoscaling_config"]["target_ongoing_requests"] == target
+
+
+def test_an_engine_without_gpu_asks_for_none() -> None:
+    actor = engine_options(parse({"num_gpus": 0, "num_cpus": 0.5}))["ray_actor_options"]
+    assert actor == {"num_cpus": 0.5, "num_gpus": 0}
+
+
+def test_any_gpu() -> None:
+    assert "accelerator_type" not in engine_options(parse({"accelerator_type": None}))["ray_actor_options"]
+
+
+def test_environment_reaches_the_engines_only() -> None:
+    config = parse({"environment": {"A": "1"}})
+    assert engine_options(config)["ray_actor_options"]["runtime_env"] == {"env_vars": {"A": "1"}}
+    assert ingress_options(config)["ray_actor_options"] == {"num_cpus": 1}
+
+
+@pytest.mark.parametrize(("max_replicas", "limit"), [(1, 1000), (3, 1000), (4, 1024), (8, 2048)])
+def test_one_ingress_replica_can_hold_more_than_all_engines(max_replicas: int, limit: int) -> None:
+    config = parse({"max_replicas": max_replicas}, ingress={"replicas": 2})
+    options = ingress_options(config)
+    assert options["num_replicas"] == 2
+    assert options["max_ongoing_requests"] == limit
+    assert limit >= 4 * max_replicas * 64 or limit == 1000
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_serve_accepts_them(path: Path) -> None:
+    # Ray warns when it is imported, which would be an error in an ordinary import here.
+    serve = pytest.importorskip("ray.serve")
+    schema = pytest.importorskip("ray.serve.schema")
+    deployment = serve.deployment(type("Shell", (), {}))
+    config = read_config(path)
+    for options in (engine_options(config), ingress_options(config)):
+        assert deployment.options(**options).max_ongoing_requests == options["max_ongoing_requests"]
+        schema.DeploymentSchema(name="a", **options)
+
+
+def test_local_fits_two_cores() -> None:
+    """Two engines and one ingress, with room for what else asks for a share."""
+    [path] = [path for path in CONFIGS if path.name == "local.yaml"]
+    config = read_config(path)
+    engines = config.engine.max_replicas * config.engine.num_cpus
+    assert engines + config.ingress.replicas * config.ingress.num_cpus <= 1.5
+    assert config.engine.max_replicas == 2

@@ -1,0 +1,55 @@
+"""The pure centre imports neither ray, vllm nor torch: each is imported where all three are blocked."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PURE_MODULES = [
+    "architectures",
+    "capacity",
+    "config",
+    "config_errors",
+    "config_sections",
+    "deployment_options",
+    "engine_arguments",
+    "errors",
+    "memory",
+    "messages",
+    "overrides",
+    "plan",
+    "plan_text",
+    "sources",
+]
+PROGRAM = """
+import importlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("ray", "vllm", "torch"):
+            raise AssertionError(f"{name} is imported")
+
+sys.meta_path.insert(0, Blocked())
+importlib.import_module(sys.argv[1])
+"""
+
+
+def run(module: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, module], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("name", PURE_MODULES)
+def test_imports_without_ray_vllm_and_torch(name: str) -> None:
+    assert (ROOT / "serve_app" / f"{name}.py").is_file()
+    done = run(f"serve_app.{name}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_block_works() -> None:
+    done = run("ray")
+    assert done.returncode != 0
+    assert "ray is imported" in done.stderr
