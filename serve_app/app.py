@@ -1,0 +1,23 @@
+"""`serve_app.app:build`, the import path of the Serve application: config in, application out."""
+
+# No `from __future__ import annotations`: Serve reads the annotation of `build`'s argument as a class.
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
+
+from serve_app.config import AppConfig, check_overrides
+from serve_app.deployment_options import engine_options, ingress_options
+from serve_app.engine import Engine
+from serve_app.ingress import Ingress
+
+
+def build(args: AppConfig) -> Application:
+    """Returns the ingress bound to the engine. Raises `ConfigError` before any actor is started."""
+    if args.engine.engine_overrides:
+        from serve_app.vllm_adapter import argument_names
+
+        check_overrides(args, argument_names())
+    router = RequestRouterConfig(request_router_class="serve_app.routing:EngineRouter")
+    engine = serve.deployment(Engine).options(request_router_config=router, **engine_options(args))
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(**ingress_options(args))
+    return ingress.bind(args, engine.bind(args))

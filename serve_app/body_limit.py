@@ -1,0 +1,48 @@
+"""A limit on request bodies that answers in OpenAI's form.
+
+Starlette's own `RequestBodyLimitMiddleware` answers 413 as plain text, whatever the app's error handlers say.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.errors import error_body
+
+TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class BodyLimit:
+    """ASGI middleware: a body of more than `max_bytes` ends in 413, and is not read when its length is declared."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.message = f"the request body is larger than {max_bytes} bytes, the most that is accepted"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            response = JSONResponse(error_body(self.message, TOO_LARGE), TOO_LARGE)
+            await response(scope, receive, send)
+            return
+        num_bytes = 0
+
+        async def limited_receive() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > self.max_bytes:
+                # While FastAPI reads the body: its error handlers make the answer.
+                raise HTTPException(TOO_LARGE, self.message)
+            return message
+
+        await self.app(scope, limited_receive, send)

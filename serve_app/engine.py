@@ -1,0 +1,68 @@
+"""The engine replica: one vLLM engine on one GPU, as a Serve deployment. Token ids in, token ids out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from serve_app import sources, vocabulary
+from serve_app.config import AppConfig
+from serve_app.engine_arguments import engine_arguments
+from serve_app.messages import GenerateRequest
+
+if TYPE_CHECKING:
+    from serve_app.vllm_adapter import TokenEngine
+
+logger = logging.getLogger("ray.serve")
+
+
+class Engine:
+    """Serve starts one per GPU. Ready, for Serve, means that the engine has generated: see `warm_up`."""
+
+    _engine: TokenEngine
+
+    async def __init__(self, config: AppConfig) -> None:
+        vocabulary.install()
+        model_path = await asyncio.to_thread(sources.resolve, config.model.source, config.model.revision)
+        speculator_path = None
+        if config.speculator:
+            speculator_path = await asyncio.to_thread(
+                sources.resolve, config.speculator.source, config.speculator.revision
+            )
+        # Here and not at the top: the package's other processes need neither vLLM nor torch.
+        from serve_app.vllm_adapter import TokenEngine
+
+        self._engine = TokenEngine(engine_arguments(config, model_path, speculator_path))
+        await self._engine.warm_up(config.engine.max_concurrent_requests)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Any]]:
+        """Yields the engine core outputs of `request`, step by step. Cancelling the call aborts it."""
+        from serve_app.vllm_adapter import EngineDeadError
+
+        steps = self._engine.generate(request)
+        try:
+            async for outputs in steps:
+                yield outputs
+        except EngineDeadError:
+            # A replica that fails at once looks idle, and would draw all requests until three health checks
+            # have failed. Nothing in it can be saved, and callers learn of a dead replica within milliseconds.
+            logger.critical("the vLLM engine process has died (its log is above); this replica leaves")
+            os._exit(1)
+        finally:
+            await steps.aclose()
+
+    async def num_unfinished_requests(self) -> int:
+        """Requests that the engine is running or holds in its queue."""
+        return self._engine.num_unfinished_requests
+
+    async def check_health(self) -> None:
+        """Serve calls this; raising makes it replace the replica."""
+        await self._engine.check_health()
+
+    def __del__(self) -> None:
+        # Serve's way of saying that the replica has drained. The constructor may not have come this far.
+        if engine := getattr(self, "_engine", None):
+            engine.shutdown()

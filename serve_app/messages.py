@@ -1,0 +1,27 @@
+"""What crosses the process boundary between an ingress and an engine replica."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One sequence to generate: token ids in.
+
+    A request with `n > 1` is sent as `n` of these, so that what Serve counts as ongoing is what the
+    engine's scheduler counts as running.
+    """
+
+    request_id: str
+    """Unique over all ingress replicas and for ever: the ingress adds random characters to the public id."""
+    prompt_token_ids: list[int]
+    sampling_params: bytes
+    """vLLM's `SamplingParams` as msgpack. Opaque here, so that this module needs no vLLM."""
+    priority: int = 0
+    cache_salt: str | None = None
+    session_id: str | None = None
+    trace_headers: dict[str, str] | None = None
+    reasoning_ended: bool | None = None
+    reasoning_parser_kwargs: dict[str, Any] | None = None
