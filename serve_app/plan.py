@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         config = read_config(options.config)
-        notes = _check_override_names(config)
+        notes = _check_override_names(config, options.config)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -90,7 +90,7 @@ def ram_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _check_override_names(config: AppConfig) -> list[str]:
+def _check_override_names(config: AppConfig, file: str) -> list[str]:
     if not config.engine.engine_overrides:
         return []
     # vLLM greets at import, which has no place in this program's output.
@@ -99,7 +99,10 @@ def _check_override_names(config: AppConfig) -> list[str]:
         from serve_app.vllm_adapter import argument_names
     except ImportError:
         return ["vLLM is not installed here, so the names in engine.engine_overrides are not checked"]
-    check_overrides(config, argument_names())
+    try:
+        check_overrides(config, argument_names())
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from None
     return []
 
 

@@ -1,4 +1,6 @@
 import json
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +164,24 @@ def test_a_model_of_unknown_shape() -> None:
 def test_without_vllm_names_are_not_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "serve_app.vllm_adapter", None)
+    monkeypatch.setitem(sys.modules, "serve_app.vllm_adapter", None)
     file = config_file(
         tmp_path, {"engine": {"max_concurrent_requests": 1, "engine_overrides": {"no_such_name": 1}}}
     )
     assert plan.main(["--check", file]) == 0
     assert plan.main([file]) == 0
     assert "NOTE: vLLM is not installed here" in capsys.readouterr().out
+
+
+def test_override_names_are_checked_where_vllm_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = types.SimpleNamespace(argument_names=lambda: frozenset({"block_size"}))
+    monkeypatch.setitem(sys.modules, "serve_app.vllm_adapter", adapter)
+    file = config_file(
+        tmp_path, {"engine": {"max_concurrent_requests": 1, "engine_overrides": {"blok_size": 1}}}
+    )
+    assert plan.main(["--check", file]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith(f"{file}: engine.engine_overrides.blok_size: 1: ")
