@@ -1,9 +1,10 @@
 """`serve_app.app:build`, the import path of the Serve application: config in, application out."""
 
 # No `from __future__ import annotations`: Serve reads the annotation of `build`'s argument as a class.
+from typing import Any
+
 from ray import serve
-from ray.serve import Application
-from ray.serve.config import RequestRouterConfig
+from ray.serve import Application, Deployment
 
 from serve_app.config import AppConfig, check_overrides
 from serve_app.deployment_options import engine_options, ingress_options
@@ -17,7 +18,11 @@ def build(args: AppConfig) -> Application:
         from serve_app.vllm_adapter import argument_names
 
         check_overrides(args, argument_names())
-    router = RequestRouterConfig(request_router_class="serve_app.routing:EngineRouter")
-    engine = serve.deployment(Engine).options(request_router_config=router, **engine_options(args))
-    ingress = serve.deployment(serve.ingress()(Ingress)).options(**ingress_options(args))
+    engine = _deployment(Engine, engine_options(args))
+    ingress = _deployment(serve.ingress()(Ingress), ingress_options(args))
     return ingress.bind(args, engine.bind(args))
+
+
+def _deployment(cls: type, options: dict[str, Any]) -> Deployment:
+    deployment: Deployment = serve.deployment(**options)(cls)
+    return deployment

@@ -18,7 +18,7 @@ TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
 class BodyLimit:
-    """ASGI middleware: a body of more than `max_bytes` ends in 413, and is not read when its length is declared."""
+    """ASGI middleware: a body of more than `max_bytes` ends in 413, unread when its length is declared."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
@@ -26,6 +26,7 @@ class BodyLimit:
         self.message = f"the request body is larger than {max_bytes} bytes, the most that is accepted"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

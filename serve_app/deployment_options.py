@@ -7,6 +7,9 @@ from typing import Any
 
 from serve_app.config import AppConfig
 
+# Chooses an engine replica for a request, in the process of the ingress.
+ENGINE_ROUTER = "serve_app.routing:EngineRouter"
+
 # Serve sees a dead replica at its next check; at the default of 10 s it takes 3 to 10 s (measured).
 HEALTH_CHECK_PERIOD_S = 2.0
 # Three checks in a row must run out of time before Serve replaces a replica that lives, so a busy event loop
@@ -39,7 +42,11 @@ def engine_options(config: AppConfig) -> dict[str, Any]:
         actor["accelerator_type"] = engine.accelerator_type
     if engine.environment:
         actor["runtime_env"] = {"env_vars": dict(engine.environment)}
-    options = {"max_ongoing_requests": engine.max_concurrent_requests, "ray_actor_options": actor}
+    options = {
+        "max_ongoing_requests": engine.max_concurrent_requests,
+        "request_router_config": {"request_router_class": ENGINE_ROUTER},
+        "ray_actor_options": actor,
+    }
     return options | _num_replicas(config) | _lifecycle(config)
 
 

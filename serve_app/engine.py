@@ -24,7 +24,7 @@ class Engine:
 
     _engine: TokenEngine
 
-    async def __init__(self, config: AppConfig) -> None:
+    async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
         vocabulary.install()
         model_path = await asyncio.to_thread(sources.resolve, config.model.source, config.model.revision)
         speculator_path = None
@@ -48,7 +48,7 @@ class Engine:
                 yield outputs
         except EngineDeadError:
             # A replica that fails at once looks idle, and would draw all requests until three health checks
-            # have failed. Nothing in it can be saved, and callers learn of a dead replica within milliseconds.
+            # have failed. Nothing in it can be saved, and callers learn of its death within milliseconds.
             logger.critical("the vLLM engine process has died (its log is above); this replica leaves")
             os._exit(1)
         finally:

@@ -1,6 +1,7 @@
 """What can go wrong between the API and the engines, and the HTTP status of each.
 
     ServiceError (500)
+    ├── BadRequestError (400)         the request breaks one of `request_rules`
     ├── EngineLostError (503)         the replica that was generating has died; the request may be sent again
     ├── EngineUnavailableError (503)  no engine replica is ready
     └── OverloadedError (503)         Serve's queue for the engines is full
@@ -19,18 +20,34 @@ class ServiceError(Exception):
     status = HTTPStatus.INTERNAL_SERVER_ERROR
 
 
+class BadRequestError(ServiceError):
+    """`param` is the field that is wrong, as OpenAI's error object names it."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.param = param
+
+
 class EngineLostError(ServiceError):
+    """The replica that was generating has died."""
+
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class EngineUnavailableError(ServiceError):
+    """No engine replica is ready."""
+
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class OverloadedError(ServiceError):
+    """Serve's queue for the engines is full."""
+
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
-def error_body(message: str, status: HTTPStatus) -> dict[str, object]:
+def error_body(message: str, status: HTTPStatus, param: str | None = None) -> dict[str, object]:
     """OpenAI's error object, with vLLM's choice of `type` (the status phrase) and `code` (the number)."""
-    return {"error": {"message": message, "type": status.phrase, "param": None, "code": status.value}}
+    return {"error": {"message": message, "type": status.phrase, "param": param, "code": status.value}}

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
-from fastapi.responses import JSONResponse
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from serve_app import readiness, sources, vocabulary
-from serve_app.body_limit import BodyLimit
+from serve_app import api, readiness, sources, vocabulary
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
-from serve_app.errors import EngineLostError, EngineUnavailableError, OverloadedError, error_body
+from serve_app.errors import EngineLostError, EngineUnavailableError, OverloadedError
 from serve_app.messages import GenerateRequest
 
 if TYPE_CHECKING:
@@ -27,29 +25,32 @@ logger = logging.getLogger("ray.serve")
 
 
 class Ingress:
-    """vLLM's serving handlers over a remote engine. Every request is one streaming call on the engine handle."""
+    """vLLM's serving handlers over a remote engine. Every sequence is one streaming call on the handle."""
 
     _app: FastAPI
 
-    async def __init__(self, config: AppConfig, engine: DeploymentHandle) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: AppConfig, engine: DeploymentHandle[Any]
+    ) -> None:
         vocabulary.install()
         self._deployment = engine.app_name, engine.deployment_name
         self._stream = engine.options(stream=True).generate
         model_path = await asyncio.to_thread(
             sources.resolve, config.model.source, config.model.revision, weights=False
         )
-        from serve_app.vllm_adapter import RemoteLLM, build_api
+        from serve_app.vllm_adapter import RemoteLLM, attach_api
 
-        llm = RemoteLLM(engine_arguments(config, model_path, None), self._generate, self._check_ready)
-        self._app = await build_api(llm, config.model.id, config.model.served_names)
-        self._app.add_api_route("/health", self._health, include_in_schema=True)
-        self._app.add_middleware(BodyLimit, max_bytes=config.ingress.max_body_bytes)
+        llm = RemoteLLM(engine_arguments(config, model_path, None), self._generate, self._num_ready_engines)
+        self._app = api.new_app(
+            config.ingress.max_body_bytes, config.engine.max_model_len, self._num_ready_engines
+        )
+        await attach_api(self._app, llm, config.model.id, config.model.served_names)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._app
 
-    def _check_ready(self) -> int:
-        """Returns the number of engine replicas that are ready, or raises `EngineUnavailableError`."""
+    def _num_ready_engines(self) -> int:
+        """At least 1; raises `EngineUnavailableError` when there is none."""
         if num_ready := readiness.num_ready_replicas(*self._deployment):
             return num_ready
         raise EngineUnavailableError(
@@ -57,18 +58,11 @@ class Ingress:
             "failed, which `serve status` explains"
         )
 
-    async def _health(self) -> JSONResponse:
-        """200 when at least one engine replica is ready to generate, 503 with the reason otherwise."""
-        try:
-            return JSONResponse({"status": "ready", "ready_engines": self._check_ready()})
-        except EngineUnavailableError as error:
-            return JSONResponse(error_body(str(error), error.status), error.status)
-
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[list[Any]]:
         """Yields an engine replica's outputs for `request`. Closing the generator cancels the call."""
         from serve_app.vllm_adapter import VLLMClientError
 
-        response = self._stream.remote(request)
+        response = cast("DeploymentResponseGenerator[Any]", self._stream.remote(request))
         try:
             async for outputs in response:
                 yield outputs
@@ -84,4 +78,4 @@ class Ingress:
                 raise error.cause from None
             raise
         finally:
-            response.cancel()
+            response.cancel()  # type: ignore[no-untyped-call]

@@ -10,7 +10,8 @@ class Router(Protocol):
     """What is read of Serve's request router."""
 
     @property
-    def curr_replicas(self) -> dict[Any, Any]: ...
+    def curr_replicas(self) -> dict[Any, Any]:
+        """The replicas that requests may go to, by id."""
 
 
 _routers: WeakValueDictionary[tuple[str, str], Router] = WeakValueDictionary()
@@ -22,6 +23,6 @@ def register(app_name: str, deployment_name: str, router: Router) -> None:
 
 
 def num_ready_replicas(app_name: str, deployment_name: str) -> int:
-    """Replicas whose constructor has returned, which for an engine means warm, and that pass health checks."""
+    """Replicas whose constructor has returned, which for an engine means warm, and that are healthy."""
     router = _routers.get((app_name, deployment_name))
     return len(router.curr_replicas) if router is not None else 0

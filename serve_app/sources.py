@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
-# What serving reads. The gpt-oss repositories also hold `original/` and `metal/`: the same weights twice more.
+# What serving reads. The gpt-oss repositories also hold `original/` and `metal/`, the weights twice more.
 SERVING_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
 NOT_SERVING_FILES = ["original/*", "metal/*"]
 

@@ -6,7 +6,7 @@ Two halves, which meet at the engine core's own messages:
   request, step by step (token ids, logprobs, finish reason), without turning it into text.
 - `RemoteLLM`, in an ingress: an `AsyncLLM` whose engine core is somewhere else. Rendering, validation,
   `n > 1`, detokenising, stop strings, logprobs and output kinds are therefore vLLM's own code, and the
-  serving handlers built by `build_api` behave as they do in `vllm serve`.
+  serving handlers added by `attach_api` behave as they do in `vllm serve`.
 
 vLLM's internals move between releases. `tests/app/test_equality.py` compares the result with `vllm serve`.
 """
@@ -27,7 +27,6 @@ import msgspec
 from fastapi import FastAPI
 from msgspec.structs import replace
 from vllm import AsyncEngineArgs, SamplingParams
-from vllm import __version__ as vllm_version
 from vllm.config import VllmConfig
 from vllm.entrypoints.anthropic.api_router import attach_router as attach_messages
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
@@ -37,6 +36,7 @@ from vllm.entrypoints.openai.completion.api_router import attach_router as attac
 from vllm.entrypoints.openai.models.api_router import attach_router as attach_models
 from vllm.entrypoints.openai.responses.api_router import attach_router as attach_responses
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+from vllm.entrypoints.serve.instrumentator.basic import show_version
 from vllm.entrypoints.serve.tokenize.api_router import attach_router as attach_tokenize
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
@@ -58,11 +58,10 @@ logger = logging.getLogger(__name__)
 # A few steps of prefill and decode each; with three draft tokens, 16 tokens take at least four steps.
 WARM_UP_PROMPT_TOKENS = 64
 WARM_UP_TOKENS = 16
-# The parsers that `vllm serve` needs to be told of for gpt-oss.
+# What `vllm serve` needs to be told for gpt-oss; the reasoning parser is an engine argument.
 TOOL_PARSER = "openai"
-REASONING_PARSER = "openai_gptoss"
 
-__all__ = ["EngineDeadError", "RemoteLLM", "TokenEngine", "VLLMClientError", "argument_names", "build_api"]
+__all__ = ["EngineDeadError", "RemoteLLM", "TokenEngine", "VLLMClientError", "argument_names", "attach_api"]
 
 
 def argument_names() -> frozenset[str]:
@@ -162,6 +161,7 @@ class TokenEngine:
         await self.llm.check_health()
 
     def shutdown(self) -> None:
+        """Ends the engine process."""
         self.llm.shutdown()
 
 
@@ -293,13 +293,9 @@ class RemoteLLM(AsyncLLM):
         if state is not None and state.queue is not None:
             state.queue.put(error)  # takes the place of the abort's own output
 
-    @property
-    def num_unfinished_requests(self) -> int:
-        return self.output_processor.get_num_unfinished_requests()
 
-
-async def build_api(engine: RemoteLLM, model_path: str, served_names: Iterable[str]) -> FastAPI:
-    """The OpenAI and Anthropic routes of `vllm serve` over `engine`, with vLLM's error bodies.
+async def attach_api(app: FastAPI, engine: RemoteLLM, model_path: str, served_names: Iterable[str]) -> None:
+    """Adds the OpenAI and Anthropic routes of `vllm serve` over `engine`, with vLLM's error bodies, to `app`.
 
     Left out on purpose: what administers one engine process (LoRA, profiling, scaling, sleep), SageMaker's
     routes and the token-level ones.
@@ -309,9 +305,10 @@ async def build_api(engine: RemoteLLM, model_path: str, served_names: Iterable[s
     args.served_model_name = list(served_names)
     args.enable_auto_tool_choice = True
     args.tool_call_parser = TOOL_PARSER
-    args.structured_outputs_config.reasoning_parser = REASONING_PARSER
+    args.structured_outputs_config.reasoning_parser = (
+        engine.vllm_config.structured_outputs_config.reasoning_parser
+    )
 
-    app = FastAPI(title="gpt-oss", version=vllm_version)
     app.state.args = args
     app.state.server = None  # vLLM's error handler would stop a uvicorn server of its own here
     for attach in (
@@ -323,6 +320,6 @@ async def build_api(engine: RemoteLLM, model_path: str, served_names: Iterable[s
         attach_tokenize,
     ):
         attach(app)
+    app.add_api_route("/version", show_version)
     init_exception_handler(app)
     await init_app_state(engine, app.state, args, ("generate",))
-    return app

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import os
 
+from serve_app.demo import CACHE, VOCABULARY_NAME
+from serve_app.demo.unfolding import unfold_vocabulary
+
 VARIABLE = "TIKTOKEN_ENCODINGS_BASE"
 
 
-def install() -> str:
-    """Makes the vocabulary known to this process and its children; returns its folder.
+def install() -> None:
+    """Makes the vocabulary known to this process and its children, unfolding it on the node's first use.
 
     A folder that the variable already names is left alone. Must run before openai-harmony is first used.
     """
-    if folder := os.environ.get(VARIABLE):
-        return folder
-    from serve_app.demo.vocabulary import unfold_vocabulary
-
-    folder = str(unfold_vocabulary())
-    os.environ[VARIABLE] = folder
-    return folder
+    if not os.environ.get(VARIABLE):
+        unfold_vocabulary(CACHE / VOCABULARY_NAME)
+        os.environ[VARIABLE] = str(CACHE / VOCABULARY_NAME)

@@ -11,3 +11,6 @@ DATA = Path(__file__).parent / "data"
 MODEL_NAME = "gpt-oss-demo"
 SPECULATOR_NAME = "gpt-oss-demo-eagle3"
 VOCABULARY_NAME = "vocabulary"
+
+CACHE = Path("~/.cache/serve_app/demo").expanduser()
+"""Where configs/local.yaml looks for the unfolded folders."""

@@ -3,13 +3,16 @@
 import argparse
 from pathlib import Path
 
+from serve_app.demo import CACHE
 from serve_app.demo.unfolding import unfold
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m serve_app.demo", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument(
+        "folder", type=Path, metavar="DIR", nargs="?", default=CACHE, help="default: ~/.cache/serve_app/demo"
+    )
     parser.add_argument(
         "--experts",
         choices=("auto", "mxfp4", "bfloat16"),

@@ -60,6 +60,11 @@ def _place(folder: Path, mark: str, write: Callable[[Path], None]) -> bool:
     return True
 
 
+def unfold_vocabulary(folder: Path) -> bool:
+    """Make `folder`, the one that openai-harmony wants named in TIKTOKEN_ENCODINGS_BASE. True if it was written."""
+    return _place(folder, VOCABULARY_SHA256, _write_vocabulary)
+
+
 def _write_vocabulary(folder: Path) -> None:
     (folder / VOCABULARY_FILE).write_bytes(vocabulary_bytes())
 

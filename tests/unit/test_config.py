@@ -49,7 +49,7 @@ def test_defaults() -> None:
     assert config.num_draft_tokens == 0
     assert config.engine.max_model_len == 32768
     assert config.engine.batched_tokens == 8192
-    assert config.ingress.max_body_bytes == 32 * 1024 * 1024
+    assert config.ingress.max_body_bytes == 4 * 1024 * 1024
 
 
 def test_source_and_names_follow_the_id() -> None:

@@ -17,6 +17,7 @@ def test_engine_with_fixed_replicas() -> None:
     assert engine_options(parse({"min_replicas": 2, "max_replicas": 2}, drain_timeout_s=60)) == {
         "num_replicas": 2,
         "max_ongoing_requests": 64,
+        "request_router_config": {"request_router_class": "serve_app.routing:EngineRouter"},
         "ray_actor_options": {"num_cpus": 2, "num_gpus": 1, "accelerator_type": "H100"},
         "health_check_period_s": 2,
         "health_check_timeout_s": 10,
