@@ -1,0 +1,39 @@
+"""What every test run needs: no network, no reports to anyone, and the quick tests first."""
+
+import os
+import subprocess
+from pathlib import Path
+
+# Before anything imports ray, vllm or huggingface_hub, and inherited by the processes that tests start.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+import pytest
+
+ORDER = ["unit", "app", "engine", "gpu"]
+
+
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU that works."""
+    if Path("/dev/nvidia0").exists():
+        return True
+    try:
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def stage(item: pytest.Item) -> int:
+    """The place of a test in the run, by its marker."""
+    return max((ORDER.index(name) for name in ORDER[1:] if item.get_closest_marker(name)), default=0)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what this machine cannot run, and put what starts quickly first."""
+    if not has_gpu():
+        left_out = [item for item in items if item.get_closest_marker("gpu")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    items.sort(key=stage)
