@@ -1,4 +1,4 @@
-"""Makes sure that a config's HTTP port is free before anything starts, and writes the config with another port.
+"""Makes sure that a config's HTTP port is free before anything starts; writes the config with another port.
 
     python scripts/listen.py CONFIG [--port N --out FILE]
 
@@ -22,14 +22,14 @@ def holder(port: int) -> str:
     """Who listens on the port, in words; other users' processes cannot be seen without being root."""
     with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
                 with contextlib.suppress(psutil.Error):
                     return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
     return "another process"
 
 
 def is_free(host: str, port: int) -> bool:
-    """Whether a server could listen there now. Connections that linger after a stop do not count, as for Serve."""
+    """Whether a server could listen there now; connections that linger after a stop do not count."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -50,7 +50,9 @@ def main() -> int:
     options: dict[str, Any] = config.setdefault("http_options", {})
     port = arguments.port or options.get("port", SERVE_DEFAULT_PORT)
     if not is_free(options.get("host", "127.0.0.1"), port):
-        print(f"port {port} is taken by {holder(port)}: stop it, or choose another with --port", file=sys.stderr)
+        print(
+            f"port {port} is taken by {holder(port)}: stop it, or choose another with --port", file=sys.stderr
+        )
         return 1
     path = arguments.config
     if arguments.port is not None and arguments.out is not None:
