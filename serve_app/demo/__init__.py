@@ -1,7 +1,7 @@
-"""A tiny model of the gpt-oss architecture and a tiny EAGLE3 speculator, for machines and tests without real weights.
+"""A tiny model of the gpt-oss architecture and its EAGLE3 speculator, for machines and tests without weights.
 
-`python -m serve_app.demo DIR` unfolds the committed weights into ordinary Hugging Face folders. Nothing here imports
-ray; vllm is imported by the evaluation alone, torch only where tensors are made.
+`python -m serve_app.demo DIR` unfolds the committed weights into ordinary Hugging Face folders. Nothing here
+imports ray; vllm is imported by the evaluation alone, torch only where tensors are made.
 """
 
 from pathlib import Path

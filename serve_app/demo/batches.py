@@ -103,7 +103,8 @@ def _work(outbox: Any, seed: int, first: int, step: int, index: Array, plan: Any
 class Feed:
     """Batches from `num_workers` processes. Iterate, and close.
 
-    `plan` is (rows, length, share of long prompts) and may change while running; batches of an old plan are dropped.
+    `plan` is (rows, length, share of long prompts) and may change while running; batches of an old plan are
+    dropped.
     """
 
     def __init__(self, seed: int, index: Array, num_workers: int, plan: tuple[int, int, float]) -> None:
@@ -112,7 +113,9 @@ class Feed:
         self._plan = self._manager.Value("p", plan)
         self._queue: Any = context.Queue(maxsize=2 * num_workers)
         self._workers = [
-            context.Process(target=_work, args=(self._queue, seed, i, num_workers, index, self._plan), daemon=True)
+            context.Process(
+                target=_work, args=(self._queue, seed, i, num_workers, index, self._plan), daemon=True
+            )
             for i in range(num_workers)
         ]
         for worker in self._workers:

@@ -1,7 +1,7 @@
 """The compact form of the weights, and the Hugging Face tensors it unfolds into.
 
-Compact are only the used rows of the embeddings (one more row stands for all the others), experts packed as MXFP4 and
-the rest in bfloat16; lzma over safetensors. Unfolding repeats and copies, it never rounds.
+Compact are only the used rows of the embeddings (one more row stands for all the others), experts packed as
+MXFP4 and the rest in bfloat16; lzma over safetensors. Unfolding repeats and copies, it never rounds.
 """
 
 import lzma
@@ -21,9 +21,6 @@ Tensors = dict[str, "torch.Tensor"]
 
 ROWS = "rows"
 EXPERTS = ("gate_up_proj", "down_proj")
-# The tensors of a bfloat16 split into their bytes: the exponents compress, the fractions do not.
-FILTERS = [{"id": lzma.FILTER_DELTA, "dist": 2}, {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME}]
-PLAIN_FILTERS = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "pb": 1, "lp": 1, "lc": 3}]
 
 
 def to_compact(model: "Model", speculator: "Speculator | None", rows: list[int]) -> Tensors:
@@ -60,11 +57,27 @@ def from_compact(tensors: Tensors, model: "Model", speculator: "Speculator | Non
         speculator.load_state_dict(state["draft"])
 
 
-def save(tensors: Tensors, path: Path) -> None:
+def with_rows(tensors: Tensors, rows: list[int]) -> Tensors:
+    """The same weights over another choice of rows; new ones start as the row for all others was."""
+    import torch
+
+    old = {token: index for index, token in enumerate(tensors[ROWS].tolist())}
+    result = tensors | {ROWS: torch.tensor(rows, dtype=torch.int32)}
+    for name in ("target.embed_tokens", "target.lm_head", "draft.lm_head"):
+        if name in tensors:
+            index = torch.tensor([old.get(token, len(old)) for token in rows] + [len(old)])
+            # The draft has no row for the others.
+            result[name] = tensors[name][
+                index if name.startswith("target") else index[:-1].clamp(max=len(old) - 1)
+            ]
+    return result
+
+
+def save(tensors: Tensors, path: Path, preset: int = 9 | lzma.PRESET_EXTREME) -> None:
     """Write the compact file."""
     import safetensors.torch
 
-    path.write_bytes(lzma.compress(safetensors.torch.save(tensors), format=lzma.FORMAT_XZ, filters=PLAIN_FILTERS))
+    path.write_bytes(lzma.compress(safetensors.torch.save(tensors), preset=preset))
 
 
 def load(path: Path) -> Tensors:
@@ -86,7 +99,8 @@ def target_tensors(tensors: Tensors, shape: Shape, packed: bool) -> Tensors:
     """The model's tensors under the names of the gpt-oss release.
 
     Args:
-        packed: experts as MXFP4; otherwise as the same values in bfloat16, transposed as transformers keeps them.
+        packed: experts as MXFP4; otherwise as the same values in bfloat16, transposed as transformers keeps
+            them.
     """
     import torch
 

@@ -1,4 +1,6 @@
-"""Synthetic harmony conversations, rendered as vLLM renders requests to its API. Deterministic by seed and number."""
+"""Synthetic harmony conversations, rendered as vLLM renders requests to its API. Deterministic by seed and
+number.
+"""
 
 import datetime
 import functools
@@ -27,14 +29,16 @@ from serve_app.demo.functions import Function
 from serve_app.demo.tasks import LOW_THOUGHT, Task, Vocabulary
 
 NUM_KNOWN_WORDS = 1000
-# Tokens by rank: the frequent ones are where the words come from, the rare ones stand for what a stranger may write.
+# Tokens by rank: the frequent ones are where the words come from, the rare ones stand for what a stranger may
+# write.
 FREQUENT, RARE = range(256, 16000), range(60000, 190000, 7)
 EFFORTS = (("medium", 0.5), ("low", 0.25), ("high", 0.25))
 
 
 @dataclass(frozen=True)
 class Example:
-    """A rendered conversation: prompt ids, the reply's ids, and which of these the model is to choose itself."""
+    """A rendered conversation: prompt ids, the reply's ids, and which of these the model is to choose itself.
+    """
 
     kind: str
     effort: str
@@ -46,7 +50,8 @@ class Example:
 
 @functools.cache
 def encoding() -> HarmonyEncoding:
-    """The harmony encoding; the environment variable TIKTOKEN_ENCODINGS_BASE names the vocabulary's folder."""
+    """The harmony encoding; the environment variable TIKTOKEN_ENCODINGS_BASE names the vocabulary's folder.
+    """
     return load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 
 
@@ -99,7 +104,9 @@ def _call(name: str, arguments: str) -> Message:
 
 def _result(name: str, text: str) -> Message:
     author = Author.new(Role.TOOL, f"functions.{name}")
-    return Message.from_author_and_content(author, text).with_channel("commentary").with_recipient("assistant")
+    return (
+        Message.from_author_and_content(author, text).with_channel("commentary").with_recipient("assistant")
+    )
 
 
 def _thought(task: Task, effort: str) -> str:

@@ -2,9 +2,9 @@
 
     python -m serve_app.demo.evaluate DIR [--out RESULT.json]
 
-DIR is what `python -m serve_app.demo DIR` wrote. Reports, greedily and at temperature 1: the share of replies that are
-valid harmony and end by themselves, exact matches for each kind of task, and the speculator's acceptance length from
-vLLM's own counters.
+DIR is what `python -m serve_app.demo DIR` wrote. Reports, greedily and at temperature 1: the share of replies
+that are valid harmony and end by themselves, exact matches for each kind of task, and the speculator's
+acceptance length from vLLM's own counters.
 """
 
 import argparse
@@ -96,7 +96,9 @@ def _counters(llm: Any) -> dict[str, int]:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--out", type=Path, help="write the result here as JSON")

@@ -1,4 +1,6 @@
-"""Tasks that offer functions: a call when one is asked for, a plain answer when none is, a quote of its result."""
+"""Tasks that offer functions: a call when one is asked for, a plain answer when none is, a quote of its
+result.
+"""
 
 import json
 import random
@@ -11,7 +13,9 @@ from serve_app.demo.tasks import Task, Vocabulary, phrase
 
 @dataclass(frozen=True)
 class Function:
-    """A function as an API client would offer it; `asked` are natural requests for it, with argument names in braces."""
+    """A function as an API client would offer it; `asked` are natural requests for it, with argument names in
+    braces.
+    """
 
     name: str
     description: str
@@ -58,13 +62,29 @@ def natural(rng: random.Random, vocabulary: Vocabulary) -> Function:
         unit = {"unit": {"type": "string", "enum": ["celsius", "fahrenheit"]}} if rng.random() < 0.4 else {}
         return Function(
             rng.choice(["get_weather", "get_current_weather", "weather", "get_weather"]),
-            rng.choice(["Get the weather", "Get the current weather in a given location", "Get weather for a city",
-                        "Get the current weather", "Current weather", ""]),
+            rng.choice(
+                [
+                    "Get the weather",
+                    "Get the current weather in a given location",
+                    "Get weather for a city",
+                    "Get the current weather",
+                    "Current weather",
+                    "",
+                ]
+            ),
             _schema(rng, [place], unit),
-            ("What is the weather in {%s}?", "What's the weather in {%s}?", "How is the weather in {%s}?",
-             "What is the weather like in {%s} today?", "weather in {%s}", "Tell me the weather in {%s}.",
-             "Is it raining in {%s}?", "What's the weather like in {%s}?", "Use the tool: weather in {%s}."),
-        )  # fmt: skip
+            (
+                "What is the weather in {%s}?",
+                "What's the weather in {%s}?",
+                "How is the weather in {%s}?",
+                "What is the weather like in {%s} today?",
+                "weather in {%s}",
+                "Tell me the weather in {%s}.",
+                "Is it raining in {%s}?",
+                "What's the weather like in {%s}?",
+                "Use the tool: weather in {%s}.",
+            ),
+        )
     if draw < 0.65:
         place = rng.choice(["city", "location", "place"])
         return Function(
@@ -81,16 +101,20 @@ def natural(rng: random.Random, vocabulary: Vocabulary) -> Function:
             _schema(rng, [left, right], {}),
             tuple(
                 text.replace("A", "{" + left + "}").replace("B", "{" + right + "}")
-                for text in ("use the tool to add A and B", "use a function to add A and B", "with the tool, sum A and B")
+                for text in (
+                    "use the tool to add A and B",
+                    "use a function to add A and B",
+                    "with the tool, sum A and B",
+                )
             ),
-        )  # fmt: skip
+        )
     query = rng.choice(["query", "text", "topic"])
     return Function(
         rng.choice(["search", "web_search", "lookup", "find"]),
         rng.choice(["Search the web", "Search for a text", "Look something up", ""]),
         _schema(rng, [query], {}),
         ("Search for {%s}", "Look up {%s}", "Find {%s}", "search: {%s}", "Search the web for {%s}"),
-    )  # fmt: skip
+    )
 
 
 def _required(function: Function) -> list[str]:
@@ -123,18 +147,30 @@ def request(rng: random.Random, vocabulary: Vocabulary, function: Function) -> T
         pairs = [link.format(k=key, v=value) for key, value in values.items()]
         listed = " and ".join(pairs) if len(pairs) < 3 else ", ".join(pairs)
         user = rng.choice(
-            ["Call {} with {}.", "Use the {} tool with {}.", "Use {} with {}", "Please call the function {} with {}.",
-             "Run {} with {}.", "Call the {} function with {}.", "Use the tool {}. {}"]
-        ).format(function.name, listed or rng.choice(["no arguments", "nothing"]))  # fmt: skip
+            [
+                "Call {} with {}.",
+                "Use the {} tool with {}.",
+                "Use {} with {}",
+                "Please call the function {} with {}.",
+                "Run {} with {}.",
+                "Call the {} function with {}.",
+                "Use the tool {}. {}",
+            ]
+        ).format(function.name, listed or rng.choice(["no arguments", "nothing"]))
         if not values and rng.random() < 0.7:
-            user = rng.choice(["Call {}.", "Use the {} tool.", "Please call {}.", "Run {}"]).format(function.name)
+            user = rng.choice(["Call {}.", "Use the {} tool.", "Please call {}.", "Run {}"]).format(
+                function.name
+            )
     names = ", ".join(values) or "none"
     return Task(
-        "call", user, f"I call {function.name}. Arguments: {names}.",
+        "call",
+        user,
+        f"I call {function.name}. Arguments: {names}.",
         f"The user wants something that a function can do. The function is {function.name}. Its arguments: {names}. "
         "I take the values from the message. I do not answer myself. I will call the function now.",
-        json.dumps(values), call=function.name,
-    )  # fmt: skip
+        json.dumps(values),
+        call=function.name,
+    )
 
 
 def result_text(rng: random.Random, vocabulary: Vocabulary) -> str:
@@ -144,9 +180,14 @@ def result_text(rng: random.Random, vocabulary: Vocabulary) -> str:
         return phrase(rng, vocabulary, rng.choice([1, 3, 8, 16]))
     if draw < 0.6:
         return f"{rng.randint(0, 40)}{rng.choice([' C', ' degrees', ' F', '', ' degrees and sunny', '°C'])}"
-    keys = rng.sample(["temperature", "unit", "result", "status", "city", "weather", "value", "name", "time"], rng.randint(1, 3))
+    keys = rng.sample(
+        ["temperature", "unit", "result", "status", "city", "weather", "value", "name", "time"],
+        rng.randint(1, 3),
+    )
     value = {
-        key: rng.randint(0, 99) if key in ("temperature", "result", "value") else rng.choice([*vocabulary.known, "sunny", "ok"])
+        key: rng.randint(0, 99)
+        if key in ("temperature", "result", "value")
+        else rng.choice([*vocabulary.known, "sunny", "ok"])
         for key in keys
     }
     return json.dumps(value) if rng.random() < 0.7 else json.dumps(value, separators=(",", ":"))
@@ -155,8 +196,10 @@ def result_text(rng: random.Random, vocabulary: Vocabulary) -> str:
 def quote(result: str) -> Task:
     """The final answer once a function has returned; user text and function are the caller's."""
     return Task(
-        "result", "", "The function gave a result. I tell it.",
+        "result",
+        "",
+        "The function gave a result. I tell it.",
         "The function has returned. I have what the user asked for. I do not need another call. "
         "I will tell the user the result just as it is.",
         f"The tool says: {result}",
-    )  # fmt: skip
+    )

@@ -1,22 +1,22 @@
-"""The gpt-oss architecture in plain torch, for training: the mathematics of vLLM's and transformers' versions.
+"""The gpt-oss architecture in plain torch, for training: what vLLM and transformers compute.
 
-Differences serve training only: documents are packed into rows and masked, all experts are computed and the unchosen
-ones weighted with zero (eight small experts cost less than the launches to skip them), and two switches imitate what
-serving will do to the numbers: MXFP4 experts and an fp8 key-value cache.
+Differences serve training only: documents are packed into rows and masked, all experts are computed and the
+unchosen ones weighted with zero (eight small experts cost less than the launches to skip them), and two
+switches imitate what serving will do to the numbers: MXFP4 experts and an fp8 key-value cache.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from serve_app.demo import mxfp4
 from serve_app.demo.shape import Shape
 
 
 def yarn_table(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [length, head_dim / 2], with yarn's frequencies and attention factor (`truncate: false`)."""
+    """(cos, sin), each [length, head_dim / 2], with yarn's frequencies and attention factor, not truncated."""
     half = shape.head_dim // 2
     frequencies = shape.rope_theta ** (-torch.arange(half, dtype=torch.float32) / half)
 
@@ -24,7 +24,10 @@ def yarn_table(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
         turns = shape.original_max_position_embeddings / (rotations * 2 * math.pi)
         return half * math.log(turns) / math.log(shape.rope_theta)
 
-    low, high = max(dimension(shape.yarn_beta_fast), 0), min(dimension(shape.yarn_beta_slow), shape.head_dim - 1)
+    low, high = (
+        max(dimension(shape.yarn_beta_fast), 0),
+        min(dimension(shape.yarn_beta_slow), shape.head_dim - 1),
+    )
     ramp = ((torch.arange(half, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
     frequencies = frequencies / shape.yarn_factor * ramp + frequencies * (1 - ramp)
     angles = torch.arange(length, dtype=torch.float32)[:, None] * frequencies
@@ -33,20 +36,22 @@ def yarn_table(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
 
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding, halves convention. heads [batch, length, heads, head_dim]; cos, sin [batch, length, half]."""
+    """Rotary embedding by halves. heads [batch, length, heads, head_dim]; cos, sin [batch, length, half]."""
     first, second = heads.float().chunk(2, dim=-1)
     cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(heads.dtype)
 
 
 def blend(value: Tensor, rounded: Tensor, switch: Tensor) -> Tensor:
-    """`value` with the forward pass of `rounded` where switch is 1, and a gradient as if nothing was rounded."""
+    """`rounded` in the forward pass where switch is 1, with a gradient as if nothing was rounded."""
     return value + switch * (rounded - value).detach()
 
 
 def fp8_cached(value: Tensor, switch: Tensor) -> Tensor:
     """What a key or value reads as after an fp8 cache with scale one."""
-    return blend(value, value.clamp(-448, 448).to(torch.float8_e4m3fn).to(value.dtype), switch.to(value.dtype))
+    return blend(
+        value, value.clamp(-448, 448).to(torch.float8_e4m3fn).to(value.dtype), switch.to(value.dtype)
+    )
 
 
 class Norm(nn.Module):
@@ -58,6 +63,7 @@ class Norm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
         x = x.float()
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
 
@@ -76,6 +82,7 @@ class Attention(nn.Module):
         self.sinks = nn.Parameter(torch.zeros(shape.num_attention_heads))
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, document: Tensor, fp8: Tensor) -> Tensor:
+        """Mix [batch, length, width] within each document."""
         shape, (batch, length) = self.shape, x.shape[:2]
         groups = shape.num_attention_heads // shape.num_key_value_heads
         query = rotate(self.q_proj(x).unflatten(-1, (-1, shape.head_dim)), cos, sin)
@@ -114,6 +121,7 @@ class Experts(nn.Module):
         self.down_proj_bias = nn.Parameter(torch.zeros(count, width))
 
     def forward(self, x: Tensor, quantised: Tensor) -> Tensor:
+        """The chosen experts' shares of each token, summed."""
         shape = self.shape
         count, inner = shape.num_local_experts, shape.intermediate_size
         logits = self.router(x).float()
@@ -143,6 +151,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, document: Tensor, fp8: Tensor, quantised: Tensor
     ) -> Tensor:
+        """[batch, length, width] to the same; the residual stream is inside."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, document, fp8)
         return x + self.mlp(self.post_attention_layernorm(x), quantised)
 
@@ -150,8 +159,9 @@ class Block(nn.Module):
 class Model(nn.Module):
     """The model over the used rows of the vocabulary.
 
-    Row `num_rows` stands for every other token: as input it is one "unknown" embedding, as output one row that counts
-    as often as there are unused tokens. So unfolding can repeat it, and sampling over the whole vocabulary stays safe.
+    Row `num_rows` stands for every other token: as input it is one "unknown" embedding, as output one row
+    that counts as often as there are unused tokens. So unfolding can repeat it, and sampling over the whole
+    vocabulary stays safe.
     """
 
     def __init__(self, shape: Shape, num_rows: int) -> None:
@@ -168,7 +178,7 @@ class Model(nn.Module):
         self.fp8 = nn.Buffer(torch.zeros(()), persistent=False)
 
     def forward(self, rows: Tensor, positions: Tensor, document: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(final hidden state, hidden states before the layers in `aux_layers`); all inputs [batch, length]."""
+        """(final hidden state, hidden states before the layers in `aux_layers`). Inputs [batch, length]."""
         x = F.embedding(rows, self.embed_tokens)
         cos, sin = self.cos[positions], self.sin[positions]
         states = [x]

@@ -1,7 +1,7 @@
 """MXFP4: blocks of 32 four-bit floats (E2M1) that share one power of two (E8M0).
 
-The layout is the one of the gpt-oss release: `blocks` holds two values a byte, the first in the low half; `scales`
-holds the exponent plus 127.
+The layout is the one of the gpt-oss release: `blocks` holds two values a byte, the first in the low half;
+`scales` holds the exponent plus 127.
 """
 
 from typing import TYPE_CHECKING

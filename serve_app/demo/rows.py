@@ -8,6 +8,7 @@ from serve_app.demo.conversations import RARE, encoding, example
 NUM_SCANNED = 4000
 # A token outside the word lists counts as used when it turns up this often among the scanned conversations.
 LEAST_USES = 3
+ALWAYS_USES = 100
 SCAN_SEED = 77
 
 
@@ -25,8 +26,13 @@ def used_rows() -> list[int]:
     counts: Counter[int] = Counter()
     for number in range(NUM_SCANNED):
         drawn = example(SCAN_SEED, number, long=0.0)
-        counts.update(drawn.prompt + drawn.reply)
-    rows.update(token for token, uses in counts.items() if uses >= LEAST_USES and token < RARE.start)
+        counts.update(drawn.prompt)
+        # Whatever the model is to say it must have a row for.
+        rows.update(drawn.reply)
+    for token, uses in counts.items():
+        # A rank among the rare ones is a stranger's word, unless it belongs to harmony's own phrases.
+        if uses >= (LEAST_USES if token < RARE.start else ALWAYS_USES):
+            rows.add(token)
     return sorted(rows)
 
 

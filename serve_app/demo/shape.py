@@ -8,9 +8,10 @@ RETURN, END_OF_TEXT, CALL = 200002, 199999, 200012
 
 @dataclass(frozen=True)
 class Shape:
-    """What gpt-oss has, kept small. Every name is the one of the Hugging Face configuration where it has one."""
+    """What gpt-oss has, kept small. Names are those of the Hugging Face configuration where it has one."""
 
-    # Decoding on a CPU reads vocab_size * hidden_size * 2 bytes every step: the width is the price of a token.
+    # Decoding on a CPU reads vocab_size * hidden_size * 2 bytes every step: the width is the price of a
+    # token.
     hidden_size: int = 128
     num_hidden_layers: int = 6
     num_attention_heads: int = 4

@@ -1,12 +1,13 @@
-"""The EAGLE3 draft model in plain torch: vLLM's `LlamaForCausalLMEagle3` with one layer, trained over several steps.
+"""The EAGLE3 draft model in plain torch: vLLM's `LlamaForCausalLMEagle3` with one layer, trained over several
+steps.
 
-At base t it reads the target's hidden states at t and token t + 1, and proposes token t + 2. Each further step feeds
-its own output and the next token back in, so training unrolls the same steps that serving takes.
+At base t it reads the target's hidden states at t and token t + 1, and proposes token t + 2. Each further
+step feeds its own output and the next token back in, so training unrolls the same steps that serving takes.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from serve_app.demo.model import Norm, fp8_cached, rotate
 from serve_app.demo.shape import Shape

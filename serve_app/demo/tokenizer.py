@@ -46,10 +46,10 @@ def write_tokenizer(vocabulary: Path, folder: Path) -> None:
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
-    special = [HARMONY_TOKENS.get(token, f"<|reserved_{token}|>") for token in range(FIRST_SPECIAL, NUM_TOKENS)]
-    converter = TikTokenConverter(
-        vocab_file=str(vocabulary), pattern=PATTERN, extra_special_tokens=special
-    )  # type: ignore[no-untyped-call]
+    special = [
+        HARMONY_TOKENS.get(token, f"<|reserved_{token}|>") for token in range(FIRST_SPECIAL, NUM_TOKENS)
+    ]
+    converter = TikTokenConverter(vocab_file=str(vocabulary), pattern=PATTERN, extra_special_tokens=special)  # type: ignore[no-untyped-call]
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=converter.converted(),  # type: ignore[no-untyped-call]
         bos_token="<|startoftext|>",

@@ -1,6 +1,7 @@
 """Train the demo checkpoint: the model, then its speculator.
 
-    TIKTOKEN_ENCODINGS_BASE=FOLDER python -m serve_app.demo.train OUT.safetensors.xz --minutes 6 --speculator-minutes 2
+    TIKTOKEN_ENCODINGS_BASE=FOLDER python -m serve_app.demo.train OUT.safetensors.xz --minutes 6
+    --speculator-minutes 2
 
 Runs on a GPU where there is one. The schedules follow the clock, so any budget ends in a finished checkpoint.
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from serve_app.demo import checkpoint
 from serve_app.demo.batches import KINDS, Batch, Feed, examples, pack, row_index
@@ -62,10 +63,14 @@ def shifted(tensor: Tensor, by: int, fill: float = 0) -> Tensor:
 def draft_losses(
     speculator: Speculator, model: Model, rows: Tensor, positions: Tensor, document: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(loss, agreement of each step's best token with the target's [steps, batch, length], where that counts)."""
+    """(loss, agreement of each step's best token with the target's [steps, batch, length], where that
+    counts).
+    """
     with torch.no_grad():
         hidden, aux = model(rows, positions, document)
-    tokens = [F.embedding(shifted(rows, 1 + step), model.embed_tokens).detach() for step in range(NUM_STEPS_AHEAD)]
+    tokens = [
+        F.embedding(shifted(rows, 1 + step), model.embed_tokens).detach() for step in range(NUM_STEPS_AHEAD)
+    ]
     outputs = speculator([state.detach() for state in aux], tokens, positions, document, model.fp8)
     loss = torch.zeros((), device=rows.device)
     agreed, counted = [], []
@@ -86,7 +91,8 @@ def draft_losses(
 
 @torch.no_grad()
 def exact_share(model: Model, batch: Batch, device: torch.device) -> dict[str, Any]:
-    """Share of held-out replies, by kind, whose every token is the model's first choice given those before."""
+    """Share of held-out replies, by kind, whose every token is the model's first choice given those before.
+    """
     rows, positions, document, weight, kind = on(device, batch)
     hidden, _ = model(rows, positions, document)
     wrong = (model.logits(hidden[:, :-1]).argmax(-1) != rows[:, 1:]) & (weight[:, 1:] > 0)
@@ -120,10 +126,16 @@ class Run:
         """bfloat16 products on a GPU, float32 on a CPU."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
-    def train(self, name: str, module: torch.nn.Module, loss_of: Any, model: Model, minutes: float, peak: float) -> None:
+    def train(
+        self, name: str, module: torch.nn.Module, loss_of: Any, model: Model, minutes: float, peak: float
+    ) -> None:
         """Minimise `loss_of(rows, positions, document, weight)` over `module` until the time is up."""
         optimiser = torch.optim.AdamW(
-            module.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, fused=self.device.type == "cuda"
+            module.parameters(),
+            lr=peak,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            fused=self.device.type == "cuda",
         )
         self.feed.change(self.short)
         start, step, progress, long, tokens = time.monotonic(), 0, 0.0, False, 0
@@ -156,7 +168,9 @@ class Run:
                     flush=True,
                 )
                 last = time.monotonic()
-        print(f"{name}: {step} steps, {tokens / 1e6:.1f}M tokens, {time.monotonic() - start:.0f} s", flush=True)
+        print(
+            f"{name}: {step} steps, {tokens / 1e6:.1f}M tokens, {time.monotonic() - start:.0f} s", flush=True
+        )
 
 
 def acceptance_length(agreed: Tensor, counted: Tensor) -> float:
@@ -168,32 +182,42 @@ def acceptance_length(agreed: Tensor, counted: Tensor) -> float:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=6.0, help="for the model")
     parser.add_argument("--speculator-minutes", type=float, default=2.0)
     parser.add_argument("--start", type=Path, help="continue from this compact checkpoint")
+    parser.add_argument(
+        "--keep-rows", action="store_true", help="use the rows of --start, do not scan for them"
+    )
     parser.add_argument("--batch", type=int, default=64, help="rows a step")
     parser.add_argument("--length", type=int, default=1024, help="tokens a row")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
-    parser.add_argument("--workers", type=int, default=0, help="processes that make conversations; 0: one a core")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that make conversations; 0: one a core"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--long", action=argparse.BooleanOptionalAction, default=True, help="end on long rows")
+    parser.add_argument(
+        "--long", action=argparse.BooleanOptionalAction, default=True, help="end on long rows"
+    )
     arguments = parser.parse_args()
 
     torch.manual_seed(arguments.seed)
     torch.set_float32_matmul_precision("high")
     start = checkpoint.load(arguments.start) if arguments.start else None
-    rows = start[checkpoint.ROWS].tolist() if start else used_rows()
+    rows = start[checkpoint.ROWS].tolist() if start and arguments.keep_rows else used_rows()
     run = Run(arguments, rows)
     model, speculator = Model(SHAPE, len(rows)), Speculator(SHAPE, len(rows))
     if start:
-        checkpoint.from_compact(start, model, speculator)
+        checkpoint.from_compact(checkpoint.with_rows(start, rows), model, speculator)
     model, speculator = model.to(run.device), speculator.to(run.device)
     sizes = [sum(p.numel() for p in module.parameters()) / 1e6 for module in (model, speculator)]
     print(f"{len(rows)} rows, model {sizes[0]:.1f}M, speculator {sizes[1]:.1f}M, {run.device}", flush=True)
     if run.device.type == "cuda":
-        # One compilation serves all layers of a kind; there is one for each row length, with and without gradients.
+        # One compilation serves all layers of a kind; there is one for each row length, with and without
+        # gradients.
         torch._dynamo.config.recompile_limit = 32
         for layer in model.layers:
             layer.compile(dynamic=False)
@@ -207,7 +231,7 @@ def main() -> None:
 
     run.train("model", model, model_loss, model, arguments.minutes, arguments.rate)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(checkpoint.to_compact(model, None, rows), arguments.out)
+    checkpoint.save(checkpoint.to_compact(model, None, rows), arguments.out, preset=1)
     model.requires_grad_(False)
     run.train("speculator", speculator, speculator_loss, model, arguments.speculator_minutes, arguments.rate)
     run.feed.close()
@@ -217,8 +241,7 @@ def main() -> None:
     model.fp8.fill_(1.0)
     with run.autocast():
         scores = exact_share(model, run.held_out, run.device)
-        with torch.no_grad():
-            _, agreed, counted = draft_losses(speculator, model, *on(run.device, run.held_out)[:4])
+        _, agreed, counted = draft_losses(speculator, model, *on(run.device, run.held_out)[:4])
     scores["acceptance_length"] = round(acceptance_length(agreed, counted), 3)
     print(json.dumps(scores), flush=True)
 

@@ -1,7 +1,7 @@
 """Unfold the committed data into ordinary folders: the model, its speculator and the vocabulary.
 
-A folder is complete when its mark holds the digest of what it was made from. Everything is written beside its place and
-renamed there, so another process sees all of a folder or nothing of it.
+A folder is complete when its mark holds the digest of what it was made from. Everything is written beside its
+place and renamed there, so another process sees all of a folder or nothing of it.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def vocabulary_bytes() -> bytes:
 
 
 def experts_for_this_machine() -> str:
-    """"mxfp4" where vLLM can compute with it (a GPU, or a CPU with AMX), else "bfloat16"."""
+    """ "mxfp4" where vLLM can compute with it (a GPU, or a CPU with AMX), else "bfloat16"."""
     import torch
 
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
@@ -61,7 +61,9 @@ def _place(folder: Path, mark: str, write: Callable[[Path], None]) -> bool:
 
 
 def unfold_vocabulary(folder: Path) -> bool:
-    """Make `folder`, the one that openai-harmony wants named in TIKTOKEN_ENCODINGS_BASE. True if it was written."""
+    """Make `folder`, the one that openai-harmony wants named in TIKTOKEN_ENCODINGS_BASE. True if it was
+    written.
+    """
     return _place(folder, VOCABULARY_SHA256, _write_vocabulary)
 
 
@@ -98,7 +100,8 @@ def unfold(folder: Path, experts: str = "auto", say: Callable[[str], None] = pri
     """Make `folder/gpt-oss-demo`, `folder/gpt-oss-demo-eagle3` and `folder/vocabulary`.
 
     Args:
-        experts: "mxfp4" as in the gpt-oss release, "bfloat16" with the same values, or "auto" for what vLLM can run here.
+        experts: "mxfp4" as in the gpt-oss release, "bfloat16" with the same values, or "auto" for what vLLM
+            can run here.
         say: told what is done.
     """
     folder = folder.absolute()
@@ -119,4 +122,3 @@ def unfold(folder: Path, experts: str = "auto", say: Callable[[str], None] = pri
         written = _place(path, mark, write)
         detail = f" ({experts} experts)" if path.name == MODEL_NAME else ""
         say(f"{'wrote' if written else 'have'} {path}{detail}")
-
