@@ -1,0 +1,244 @@
+"""The documents say what the code does: paths, commands, the config reference, the list of modules.
+
+`python tests/unit/test_docs.py` writes the generated parts of the README anew.
+"""
+
+import ast
+import importlib.util
+import json
+import re
+import shlex
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from serve_app import client
+from serve_app.config import AppConfig, read_config
+from serve_app.memory import GIB_BYTES
+from serve_app.plan import H100_MEMORY_GIB, make_plan
+from serve_app.plan_text import render
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PATH = re.compile(r"(?<![\w./-])(?:configs|docs|requirements|scripts|serve_app|tests)/[\w./-]*\w")
+MODULE = re.compile(r"-m (serve_app[\w.]*)")
+SETTING = re.compile(r"(?<!\w)SERVE_\w+")
+PLAN_CONFIG = "configs/prod.yaml"
+PLAN_SECTIONS = (PLAN_CONFIG, "CUDA-graph sizes", "Memory of")
+
+
+# --- generated parts of the README ---------------------------------------------------------------------
+
+
+def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of the config with its dotted path, sections before what is in them."""
+    for name, field in section.model_fields.items():
+        yield prefix + name, field
+        if below := section_of(field):
+            yield from fields(below, f"{prefix}{name}.")
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    for kind in (field.annotation, *get_args(field.annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
+def default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if isinstance(value, BaseModel):
+        return "its defaults"
+    # What a validator derives from another key; the description says how.
+    return "derived" if value in ("", ()) else f"`{json.dumps(value)}`"
+
+
+def allowed(field: FieldInfo) -> str:
+    limits = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    bounds = [
+        f"{words} {getattr(item, name):,}"
+        for item in field.metadata
+        for name, words in limits.items()
+        if getattr(item, name, None) is not None
+    ]
+    return ", ".join([" or ".join(kinds(field.annotation)), *bounds])
+
+
+def kinds(annotation: Any) -> list[str]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, types.UnionType):
+        return [name for argument in arguments for name in kinds(argument)]
+    if origin is Literal:
+        return [f"`{value}`" for value in arguments]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return ["section"]
+    names: dict[Any, str] = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "`true` or `false`",
+        types.NoneType: "`null`",
+        dict: "map",
+        tuple: "list of text",
+    }
+    return [names[origin or annotation]]
+
+
+def reference() -> str:
+    """The config reference as a Markdown table."""
+    lines = ["| key | default | allowed | what it is |", "| --- | --- | --- | --- |"]
+    for path, field in fields(AppConfig):
+        assert field.description, f"{path} has no description"
+        description = field.description.replace("|", r"\|")
+        lines.append(f"| `{path}` | {default(field)} | {allowed(field)} | {description} |")
+    return "\n".join(lines)
+
+
+def plan() -> str:
+    """The plan of the production config, without the longer sections."""
+    config = read_config(ROOT / PLAN_CONFIG)
+    made = {"file": PLAN_CONFIG} | make_plan(config, int(H100_MEMORY_GIB * GIB_BYTES), 0)
+    shown: list[str] = []
+    for section in render(made).split("\n\n"):
+        if section.startswith(PLAN_SECTIONS):
+            shown.append(section)
+        elif shown[-1] != "...":
+            shown.append("...")
+    body = "\n\n".join(shown)
+    return f"```text\n$ .venv/bin/python -m serve_app.plan {PLAN_CONFIG}\n{body}\n```"
+
+
+def written_anew(text: str) -> str:
+    """The README with its generated parts replaced."""
+    for name, content in (("reference", reference()), ("plan", plan())):
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        assert after, f"README.md has no part between {begin} and {end}"
+        text = f"{before}{begin}\n\n{content}\n\n{end}{after}"
+    return text
+
+
+def test_config_reference_and_plan_are_those_of_the_code() -> None:
+    text = README.read_text()
+    assert text == written_anew(text), "run: python tests/unit/test_docs.py"
+
+
+def test_reference_holds_every_key_of_every_config() -> None:
+    """The walk above misses no section: a config file cannot use a key that the reference does not have."""
+    named = {path for path, _ in fields(AppConfig)}
+    for file in sorted((ROOT / "configs").glob("*.yaml")):
+        assert named_in(read_config(file).model_dump()) <= named, file
+
+
+def named_in(values: dict[str, Any], prefix: str = "") -> set[str]:
+    names: set[str] = set()
+    for name, value in values.items():
+        names.add(prefix + name)
+        if isinstance(value, dict) and name not in ("environment", "engine_overrides"):
+            names |= named_in(value, f"{prefix}{name}.")
+    return names
+
+
+# --- paths and commands --------------------------------------------------------------------------------
+
+
+def blocks(language: str) -> list[str]:
+    return [
+        body
+        for document in DOCUMENTS
+        for kind, body in BLOCK.findall(document.read_text())
+        if kind == language
+    ]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_paths_lead_somewhere(document: Path) -> None:
+    text = document.read_text()
+    links = [link for link in LINK.findall(text) if "://" not in link]
+    missing = [link for link in links if not (document.parent / link).exists()]
+    missing += [path for path in PATH.findall(text) if not (ROOT / path).exists()]
+    assert not missing
+    assert links
+
+
+def test_pictures_are_text_that_parses() -> None:
+    from xml.etree import ElementTree
+
+    for picture in (ROOT / "docs").glob("*.svg"):
+        assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_quoted_modules_can_be_run(document: Path) -> None:
+    for module in MODULE.findall(document.read_text()):
+        found = importlib.util.find_spec(module)
+        assert found, module
+        if found.submodule_search_locations is not None:
+            assert importlib.util.find_spec(f"{module}.__main__"), module
+
+
+def test_quoted_scripts_can_be_run() -> None:
+    for line in "".join(blocks("bash")).splitlines():
+        if line.startswith("scripts/"):
+            assert (ROOT / line.split()[0]).stat().st_mode & 0o111, line
+
+
+def test_quoted_client_commands_are_accepted() -> None:
+    commands = [line for line in "".join(blocks("bash")).splitlines() if "-m serve_app.client" in line]
+    assert commands
+    for command in commands:
+        arguments = shlex.split(command.partition("-m serve_app.client")[2].partition(" < ")[0])
+        client.parser().parse_args(arguments)
+
+
+def test_quoted_programs_and_bodies_parse() -> None:
+    for program in blocks("python"):
+        ast.parse(program)
+    for part in blocks("yaml"):
+        yaml.safe_load(part)
+    bodies = re.findall(r"-d '(.*?)'", "".join(blocks("bash")), re.DOTALL)
+    assert bodies
+    for body in bodies:
+        json.loads(body)
+
+
+def test_named_models_are_those_of_the_configs() -> None:
+    """Quoted requests ask for the demo model, and the README says what it is called on a GPU."""
+    text = README.read_text()
+    demo, prod = (read_config(ROOT / "configs" / f"{name}.yaml").model for name in ("local", "prod"))
+    assert set(re.findall(r'\bmodel"?[=:] ?"([^"]+)"', text)) == set(demo.served_names)
+    assert prod.served_names[0] in text
+
+
+def test_settings_of_the_scripts_are_theirs() -> None:
+    known = set(SETTING.findall((ROOT / "scripts" / "environment").read_text()))
+    for document in DOCUMENTS:
+        assert set(SETTING.findall(document.read_text())) <= known, document.name
+
+
+# --- modules -------------------------------------------------------------------------------------------
+
+
+def test_architecture_has_one_line_for_each_module() -> None:
+    named = re.findall(r"^\| `([\w/]+\.py)` \| \S", ARCHITECTURE.read_text(), re.MULTILINE)
+    package = ROOT / "serve_app"
+    modules = [str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"]
+    assert sorted(named) == sorted(modules)
+
+
+if __name__ == "__main__":
+    README.write_text(written_anew(README.read_text()))
