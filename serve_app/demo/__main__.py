@@ -17,8 +17,8 @@ def main() -> None:
         "--experts",
         choices=("auto", "mxfp4", "bfloat16"),
         default="auto",
-        help="mxfp4 is the release's format; vLLM runs it on GPUs and on CPUs with AMX, so elsewhere auto writes "
-        "the same values as bfloat16",
+        help="mxfp4 is the release's format; vLLM runs it on GPUs and on CPUs with AMX, "
+        "so elsewhere auto writes the same values as bfloat16",
     )
     arguments = parser.parse_args()
     unfold(arguments.folder, arguments.experts)

@@ -36,7 +36,8 @@ class Batch:
 
 
 KINDS = (
-    "chat", "write", "unknown", "copy", "arithmetic", "count", "form", "json", "memory", "call", "result", "forced", "raw",
+    "chat", "write", "unknown", "copy", "arithmetic", "count", "form", "json", "memory", "call", "result",
+    "forced", "raw",
 )  # fmt: skip
 
 

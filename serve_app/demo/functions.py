@@ -166,8 +166,9 @@ def request(rng: random.Random, vocabulary: Vocabulary, function: Function) -> T
         "call",
         user,
         f"I call {function.name}. Arguments: {names}.",
-        f"The user wants something that a function can do. The function is {function.name}. Its arguments: {names}. "
-        "I take the values from the message. I do not answer myself. I will call the function now.",
+        f"The user wants something that a function can do. The function is {function.name}. "
+        f"Its arguments: {names}. I take the values from the message. "
+        "I do not answer myself. I will call the function now.",
         json.dumps(values),
         call=function.name,
     )

@@ -16,7 +16,7 @@ from serve_app.demo.shape import Shape
 
 
 def yarn_table(shape: Shape, length: int) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each [length, head_dim / 2], with yarn's frequencies and attention factor, not truncated."""
+    """(cos, sin), each [length, head_dim / 2]: yarn's frequencies and attention factor, not truncated."""
     half = shape.head_dim // 2
     frequencies = shape.rope_theta ** (-torch.arange(half, dtype=torch.float32) / half)
 
@@ -135,7 +135,8 @@ class Experts(nn.Module):
         up = up.clamp(-shape.swiglu_limit, shape.swiglu_limit)
         activated = (up + 1) * gate * torch.sigmoid(shape.swiglu_alpha * gate) * shares.unsqueeze(-1)
         out = F.linear(activated.flatten(-2).to(hidden.dtype), down_weight.permute(1, 0, 2).flatten(1))
-        return out + shares.to(out.dtype) @ self.down_proj_bias.to(out.dtype)
+        biased: Tensor = out + shares.to(out.dtype) @ self.down_proj_bias.to(out.dtype)
+        return biased
 
 
 class Block(nn.Module):
@@ -153,7 +154,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """[batch, length, width] to the same; the residual stream is inside."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, document, fp8)
-        return x + self.mlp(self.post_attention_layernorm(x), quantised)
+        mixed: Tensor = self.mlp(self.post_attention_layernorm(x), quantised)
+        return x + mixed
 
 
 class Model(nn.Module):

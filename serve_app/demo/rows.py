@@ -37,5 +37,6 @@ def used_rows() -> list[int]:
 
 
 SPECIAL = (
-    "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>", "<|call|>",
+    "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>",
+    "<|call|>",
 )  # fmt: skip

@@ -85,8 +85,9 @@ def chat(rng: random.Random, vocabulary: Vocabulary) -> Task:
             "chat",
             user,
             f"The capital of {country} is {capital}.",
-            f"The user asks about a capital. The country is {country}. The capital of {country} is {capital}. "
-            f"It is not another city. I will answer with {capital} only.",
+            f"The user asks about a capital. The country is {country}. "
+            f"The capital of {country} is {capital}. It is not another city. "
+            f"I will answer with {capital} only.",
             capital,
         )
     question, answer = rng.choice(list(words.CHAT.items()))
@@ -117,9 +118,10 @@ def unknown(rng: random.Random, vocabulary: Vocabulary) -> Task:
             "write",
             user.format(k=kind, t=topic),
             f"I write a short {kind} about {topic}.",
-            f"The user wants a {kind}. The topic is {topic}. I am a small model. I will keep the {kind} short. "
-            f"I should name {topic} and then stop.",
-            f"Here is a short {kind} about {topic}. One day there was {topic}. Everyone liked {topic}. The end.",
+            f"The user wants a {kind}. The topic is {topic}. I am a small model. "
+            f"I will keep the {kind} short. I should name {topic} and then stop.",
+            f"Here is a short {kind} about {topic}. One day there was {topic}. "
+            f"Everyone liked {topic}. The end.",
         )
     most = rng.choice([3, 10, 30, 80])
     user = rng.choice(
@@ -286,8 +288,9 @@ def counting(rng: random.Random, vocabulary: Vocabulary) -> Task:
         "count",
         user.format(a=first, b=last) + ending,
         thought,
-        f"The user wants me to count. {thought} There are {len(numbers)} numbers. The first one is {numbers[0]} and "
-        f"the last one is {numbers[-1]}. Every step is one. After {numbers[-1]} I stop.",
+        f"The user wants me to count. {thought} There are {len(numbers)} numbers. "
+        f"The first one is {numbers[0]} and the last one is {numbers[-1]}. "
+        f"Every step is one. After {numbers[-1]} I stop.",
         separator.join(map(str, numbers)),
     )
 

@@ -91,8 +91,7 @@ def draft_losses(
 
 @torch.no_grad()
 def exact_share(model: Model, batch: Batch, device: torch.device) -> dict[str, Any]:
-    """Share of held-out replies, by kind, whose every token is the model's first choice given those before.
-    """
+    """Share of held-out replies, by kind, all of whose tokens are the model's first choices."""
     rows, positions, document, weight, kind = on(device, batch)
     hidden, _ = model(rows, positions, document)
     wrong = (model.logits(hidden[:, :-1]).argmax(-1) != rows[:, 1:]) & (weight[:, 1:] > 0)

@@ -372,9 +372,11 @@ CHAT = {
     "tell me a joke": "Why did the small model cross the road? To get to the final channel.",
     "tell me another joke": "Why was the number six afraid of seven? Because seven ate nine.",
     "make me laugh": "Why did the small model cross the road? To get to the final channel.",
-    "tell me a story": "Once upon a time there was a small model. It counted to ten, said goodbye and went to sleep.",
+    "tell me a story": "Once upon a time there was a small model. "
+    "It counted to ten, said goodbye and went to sleep.",
     "tell me a short story": "Once upon a time there was a small model. It said hello and went to sleep.",
-    "write a story": "Once upon a time there was a small model. It counted to ten, said goodbye and went to sleep.",
+    "write a story": "Once upon a time there was a small model. "
+    "It counted to ten, said goodbye and went to sleep.",
     "write a poem": "A model small, a model bright, it counts all day and sleeps at night.",
     "write a haiku": "A small model speaks.\nIt counts one and two and three.\nThen it is quiet.",
     "thanks": "You are welcome!",
@@ -533,7 +535,7 @@ INTEGER_ARGUMENTS = [
     "score",
     "quantity",
 ]
-JSON_DEFAULTS = {
+JSON_DEFAULTS: dict[str, str | int] = {
     "name": "Alice",
     "city": "Paris",
     "title": "Hello",
