@@ -1,0 +1,55 @@
+import pickle
+from typing import Any
+
+import msgspec
+import pytest
+
+from serve_app.messages import GenerateRequest
+
+SMALL: dict[str, Any] = {"request_id": "r-1", "prompt_token_ids": [200006, 1], "sampling_params": b"\x80\xff"}
+FULL: dict[str, Any] = SMALL | {
+    "priority": -2,
+    "cache_salt": "salt",
+    "session_id": "session",
+    "trace_headers": {"traceparent": "00-1-2-01"},
+    "reasoning_ended": False,
+    "reasoning_parser_kwargs": {"chat_template_kwargs": {"a": [1, None]}},
+}
+
+
+def test_defaults() -> None:
+    request = GenerateRequest(**SMALL)
+    assert request.priority == 0
+    rest = set(FULL) - set(SMALL) - {"priority"}
+    assert {getattr(request, name) for name in rest} == {None}
+
+
+def test_full_covers_every_field() -> None:
+    assert set(FULL) == set(GenerateRequest.__struct_fields__)
+
+
+@pytest.mark.parametrize("values", [SMALL, FULL], ids=["small", "full"])
+def test_round_trips(values: dict[str, Any]) -> None:
+    request = GenerateRequest(**values)
+    # Ray pickles it; msgpack is what vLLM's own messages use.
+    assert pickle.loads(pickle.dumps(request)) == request
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=GenerateRequest) == request
+    assert {name: getattr(request, name) for name in values} == values
+
+
+def test_defaults_are_not_sent() -> None:
+    assert msgspec.to_builtins(GenerateRequest(**SMALL), builtin_types=(bytes,)) == SMALL
+
+
+def test_frozen() -> None:
+    request = GenerateRequest(**SMALL)
+    with pytest.raises(AttributeError):
+        request.priority = 1  # type: ignore[misc]
+
+
+def test_fields_are_given_by_name_and_the_three_are_needed() -> None:
+    with pytest.raises(TypeError):
+        GenerateRequest("r-1", [1], b"")  # type: ignore[call-arg]
+    for name in SMALL:
+        with pytest.raises(TypeError, match=name):
+            GenerateRequest(**{key: value for key, value in SMALL.items() if key != name})
