@@ -1,0 +1,510 @@
+"""vLLM's own handlers over an engine that is a script: no engine is started, and nothing below is imitated.
+
+The script says what an engine replica would: lists of vLLM's `EngineCoreOutput`, with token ids that
+openai-harmony makes from a text.
+"""
+
+import asyncio
+import json
+import pickle
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+from fastapi import FastAPI
+from starlette.types import Message
+
+from serve_app import vocabulary
+from serve_app.api import new_app
+from serve_app.config import read_config
+from serve_app.demo import CACHE, MODEL_NAME
+from serve_app.demo.unfolding import unfold
+from serve_app.engine_arguments import engine_arguments
+from serve_app.errors import EngineLostError, EngineUnavailableError, OverloadedError, ServiceError
+from serve_app.messages import GenerateRequest
+
+# vLLM and what it imports use what is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+TIMEOUT_S = 30.0
+TOKENS_PER_STEP = 3  # as with draft tokens
+REPLY = (
+    "<|channel|>analysis<|message|>Just greet.<|end|>"
+    "<|start|>assistant<|channel|>final<|message|>Hello there, friend.<|return|>"
+)
+
+# What a script yields: text, None for ever waiting, or an exception to raise.
+Script = Callable[[GenerateRequest], list[str | Exception | None]]
+
+
+class ScriptedEngine:
+    """`generate` of an engine replica, and a record of its calls."""
+
+    def __init__(self) -> None:
+        import openai_harmony
+
+        self._encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
+        self.reset()
+
+    def reset(self) -> None:
+        self.script: Script = lambda _: [REPLY]
+        self.not_ready: ServiceError | None = None
+        self.requests: list[GenerateRequest] = []
+        self.num_open = 0
+        self.left_early: list[str] = []
+        self.is_left = asyncio.Event()
+        self.waits = asyncio.Event()
+
+    def check_ready(self) -> int:
+        if self.not_ready:
+            raise self.not_ready
+        return 1
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Any]]:
+        from vllm.v1.engine import EngineCoreOutput, FinishReason
+
+        # It crosses a process boundary.
+        self.requests.append(pickle.loads(pickle.dumps(request)))
+        self.num_open += 1
+        try:
+            for part in self.script(request):
+                if part is None:
+                    self.waits.set()
+                    await asyncio.Event().wait()
+                if isinstance(part, Exception):
+                    raise part
+                ids = self._encoding.encode(part or "", allowed_special="all")
+                for start in range(0, len(ids), TOKENS_PER_STEP):
+                    step = ids[start : start + TOKENS_PER_STEP]
+                    ends = FinishReason.STOP if step[-1] in (200002, 200012) else None
+                    # An engine replica has ids of its own.
+                    yield [EngineCoreOutput("engine-0", step, finish_reason=ends)]
+                    await asyncio.sleep(0)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.left_early.append(request.request_id)
+            self.is_left.set()
+            raise
+        finally:
+            self.num_open -= 1
+
+
+class Service:
+    """The application of an ingress over a `ScriptedEngine`, all in one event loop."""
+
+    def __init__(self, app: FastAPI, llm: Any, engine: ScriptedEngine, runner: asyncio.Runner) -> None:
+        self.app, self.llm, self.engine = app, llm, engine
+        self._runner = runner
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return self._runner.run(asyncio.wait_for(work, TIMEOUT_S))
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx2.AsyncClient]:
+        # An exception that a handler has answered is raised once more for the server to log.
+        transport = httpx2.ASGITransport(self.app, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield client
+
+    def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        async def send() -> httpx2.Response:
+            async with self.client() as client:
+                return await client.request(method, path, **options)
+
+        answer: httpx2.Response = self.run(send())
+        return answer
+
+    def chat(self, **body: Any) -> httpx2.Response:
+        return self.request("POST", "/v1/chat/completions", json=chat_body(**body))
+
+    async def settle(self) -> None:
+        """Until calls that were left have ended."""
+        await asyncio.gather(*self.llm.engine_core._calls.values(), return_exceptions=True)
+
+
+def chat_body(**body: Any) -> dict[str, Any]:
+    return {"model": "gpt-oss-demo", "messages": [{"role": "user", "content": "Say hello."}]} | body
+
+
+def params_of(request: GenerateRequest) -> Any:
+    from vllm import SamplingParams
+
+    return msgspec.msgpack.decode(request.sampling_params, type=SamplingParams)
+
+
+def events_of(answer: httpx2.Response) -> list[dict[str, Any]]:
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+@pytest.fixture(scope="module")
+def module_service() -> Iterator[Service]:
+    unfold(CACHE)
+    config = read_config(next(path for path in CONFIGS if path.name == "local.yaml"))
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
+        patch.setenv(vocabulary.VARIABLE, "")  # put back in the end
+        vocabulary.install()
+
+        async def start() -> Service:
+            from serve_app.vllm_adapter import RemoteLLM, attach_api
+
+            engine = ScriptedEngine()
+            arguments = engine_arguments(config, str(CACHE / MODEL_NAME), None)
+            llm = RemoteLLM(arguments, engine.generate, engine.check_ready)
+            app = new_app(config.ingress.max_body_bytes, config.engine.max_model_len, engine.check_ready)
+            await attach_api(app, llm, config.model.id, config.model.served_names)
+            return Service(app, llm, engine, runner)
+
+        service = runner.run(start())
+        yield service
+        service.llm.shutdown()
+
+
+@pytest.fixture
+def service(module_service: Service) -> Iterator[Service]:
+    """Fails a test after which anything of a request is left."""
+    module_service.engine.reset()
+    yield module_service
+    processor, core = module_service.llm.output_processor, module_service.llm.engine_core
+    kept = processor.request_states, processor.parent_requests, processor.external_req_ids
+    try:
+        module_service.run(module_service.settle())
+        assert module_service.engine.num_open == 0
+        assert core._outputs.empty()
+        assert [dict(mapping) for mapping in kept] == [{}, {}, {}]
+    finally:
+        for mapping in kept:
+            mapping.clear()  # the next test starts afresh
+
+
+# --- arguments -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_argument_that_a_config_gives_is_vllms(path: Path) -> None:
+    from serve_app.vllm_adapter import argument_names
+
+    assert set(engine_arguments(read_config(path), "/model", "/speculator")) <= argument_names()
+
+
+# --- answers -------------------------------------------------------------------------------------------
+
+
+def test_a_chat_answer(service: Service) -> None:
+    answer = service.chat()
+    assert answer.status_code == 200
+    body = answer.json()
+    [choice] = body["choices"]
+    assert choice["message"]["reasoning"] == "Just greet."
+    assert choice["message"]["content"] == "Hello there, friend."
+    assert choice["finish_reason"] == "stop"
+    assert body["model"] == "gpt-oss-demo"
+    [request] = service.engine.requests
+    num_tokens = len(service.engine._encoding.encode(REPLY, allowed_special="all"))
+    assert body["usage"]["completion_tokens"] == num_tokens
+    assert body["usage"]["prompt_tokens"] == len(request.prompt_token_ids)
+    assert service.engine.left_early == []
+
+
+def test_what_is_sent_to_the_engine(service: Service) -> None:
+    service.chat(max_completion_tokens=77, temperature=0.5, seed=9, priority=3, cache_salt="salt")
+    [request] = service.engine.requests
+    text = service.engine._encoding.decode(request.prompt_token_ids)
+    assert text.startswith("<|start|>system<|message|>")
+    assert text.endswith("<|start|>user<|message|>Say hello.<|end|><|start|>assistant")
+    assert request.priority == 3
+    assert request.cache_salt == "salt"
+    params = params_of(request)
+    assert (params.max_tokens, params.temperature, params.seed, params.n) == (77, 0.5, 9, 1)
+
+
+def test_a_chat_stream(service: Service) -> None:
+    events = events_of(service.chat(stream=True, stream_options={"include_usage": True}))
+    deltas = [choice["delta"] for event in events for choice in event["choices"]]
+    assert "".join(delta.get("reasoning") or "" for delta in deltas) == "Just greet."
+    assert "".join(delta.get("content") or "" for delta in deltas) == "Hello there, friend."
+    # Piece by piece, as the engine's steps came.
+    assert sum(bool(delta.get("content")) for delta in deltas) > 1
+    assert events[-1]["usage"]["completion_tokens"] > 0
+
+
+def test_a_tool_call(service: Service) -> None:
+    service.engine.script = lambda _: [
+        "<|channel|>analysis<|message|>Look it up.<|end|><|start|>assistant to=functions.weather"
+        '<|channel|>commentary <|constrain|>json<|message|>{"city": "Oslo"}<|call|>'
+    ]
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    tool = {"type": "function", "function": {"name": "weather", "parameters": schema}}
+    [choice] = service.chat(tools=[tool]).json()["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    [call] = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert json.loads(call["function"]["arguments"]) == {"city": "Oslo"}
+
+
+def test_several_choices_are_several_calls(service: Service) -> None:
+    def script(request: GenerateRequest) -> list[str | Exception | None]:
+        return [REPLY.replace("friend", request.request_id)]
+
+    service.engine.script = script
+    choices = service.chat(n=3, seed=5).json()["choices"]
+    ids = [request.request_id for request in service.engine.requests]
+    assert len(set(ids)) == 3
+    assert [params_of(request).n for request in service.engine.requests] == [1, 1, 1]
+    assert [params_of(request).seed for request in service.engine.requests] == [5, 6, 7]
+    answers = {choice["index"]: choice["message"]["content"] for choice in choices}
+    assert answers == {index: f"Hello there, {ids[index]}." for index in range(3)}
+
+
+def test_two_requests_of_the_same_public_id(service: Service) -> None:
+    headers = {"x-request-id": "same"}
+
+    async def both() -> list[httpx2.Response]:
+        async with service.client() as client:
+            path = "/v1/chat/completions"
+            return await asyncio.gather(
+                *(client.post(path, json=chat_body(), headers=headers) for _ in range(2))
+            )
+
+    answers = service.run(both())
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert {answer.json()["id"] for answer in answers} == {"chatcmpl-same"}
+    assert len({request.request_id for request in service.engine.requests}) == 2
+
+
+def test_completions(service: Service) -> None:
+    service.engine.script = lambda _: ["one two three<|return|>"]
+    body = {"model": "gpt-oss-demo", "prompt": "count", "max_tokens": 16}
+    [choice] = service.request("POST", "/v1/completions", json=body).json()["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("one two three", "stop")
+
+
+def test_responses(service: Service) -> None:
+    body = {"model": "gpt-oss-demo", "input": "Say hello."}
+    answer = service.request("POST", "/v1/responses", json=body).json()
+    assert answer["status"] == "completed"
+    assert [item["type"] for item in answer["output"]] == ["reasoning", "message"]
+    assert answer["output"][1]["content"][0]["text"] == "Hello there, friend."
+
+
+def test_messages(service: Service) -> None:
+    body = chat_body(max_tokens=100)
+    answer = service.request("POST", "/v1/messages", json=body).json()
+    assert answer["type"] == "message"
+    texts = [block["text"] for block in answer["content"] if block["type"] == "text"]
+    assert texts == ["Hello there, friend."]
+    assert answer["stop_reason"] == "end_turn"
+
+
+def test_models(service: Service) -> None:
+    [model] = service.request("GET", "/v1/models").json()["data"]
+    assert (model["id"], model["max_model_len"]) == ("gpt-oss-demo", 4096)
+
+
+# --- ends that the ingress brings about ----------------------------------------------------------------
+
+
+def test_a_stop_string_ends_the_call_and_is_cut_off(service: Service) -> None:
+    # The engine knows nothing of it, and would go on.
+    service.engine.script = lambda _: ["one two three four five six", None]
+    body = {"model": "gpt-oss-demo", "prompt": "count", "max_tokens": 16, "stop": [" four"]}
+    [choice] = service.request("POST", "/v1/completions", json=body).json()["choices"]
+    assert choice["text"] == "one two three"
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", " four")
+    service.run(service.engine.is_left.wait())
+    assert service.engine.left_early == [service.engine.requests[0].request_id]
+
+
+def test_a_stop_string_in_a_chat(service: Service) -> None:
+    service.engine.script = lambda _: [REPLY.removesuffix("<|return|>"), None]
+    [choice] = service.chat(stop=["there,"]).json()["choices"]
+    assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "there,")
+    # Harmony is parsed from whole tokens, which vLLM does not cut.
+    assert choice["message"]["content"] == "Hello there,"
+    service.run(service.engine.is_left.wait())
+    assert service.engine.left_early == [service.engine.requests[0].request_id]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_ends_the_call(service: Service, stream: bool) -> None:
+    service.engine.script = lambda _: ["<|channel|>final<|message|>Hello", None]
+    content = json.dumps(chat_body(stream=stream)).encode()
+
+    async def leave() -> None:
+        arrived: list[Message] = [{"type": "http.request", "body": content}]
+
+        async def receive() -> Message:
+            if arrived:
+                return arrived.pop()
+            await service.engine.waits.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(_: Message) -> None:
+            pass
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json")],
+        }
+        with suppress(asyncio.CancelledError):
+            await service.app(scope, receive, send)
+        await service.engine.is_left.wait()
+
+    service.run(leave())
+    assert service.engine.left_early == [service.engine.requests[0].request_id]
+
+
+# --- errors --------------------------------------------------------------------------------------------
+
+
+def openai_error(answer: httpx2.Response) -> tuple[int, str]:
+    """Status and message; checks that the body is OpenAI's and says the same."""
+    assert answer.headers["content-type"] == "application/json"
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == answer.status_code
+    return answer.status_code, error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "error", [EngineLostError("the replica has died"), OverloadedError("the queue is full")], ids=repr
+)
+def test_an_error_before_the_first_token_is_a_status(
+    service: Service, error: ServiceError, stream: bool
+) -> None:
+    service.engine.script = lambda _: [error]
+    assert openai_error(service.chat(stream=stream)) == (503, str(error))
+
+
+def test_an_error_after_the_first_tokens(service: Service) -> None:
+    service.engine.script = lambda _: [
+        "<|channel|>final<|message|>Hello there",
+        EngineLostError("the replica has died"),
+    ]
+    assert openai_error(service.chat()) == (503, "the replica has died")
+    last = events_of(service.chat(stream=True))[-1]
+    assert (last["error"]["code"], last["error"]["message"]) == (503, "the replica has died")
+
+
+def test_an_error_in_a_stream_of_the_responses_api(service: Service) -> None:
+    service.engine.script = lambda _: [
+        "<|channel|>final<|message|>Hello there",
+        EngineLostError("the replica has died"),
+    ]
+    body = {"model": "gpt-oss-demo", "input": "Say hello.", "stream": True}
+    events = events_of(service.request("POST", "/v1/responses", json=body))
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert events[0]["type"] == "response.created"
+    assert events[-1]["type"] == "error"
+    assert (events[-1]["code"], events[-1]["message"]) == ("503", "the replica has died")
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_engine_is_ready(service: Service, stream: bool, n: int) -> None:
+    service.engine.not_ready = EngineUnavailableError("no engine replica is ready")
+    assert openai_error(service.chat(stream=stream, n=n)) == (503, "no engine replica is ready")
+    assert service.engine.requests == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "a"}),
+        ("/v1/responses", {"input": "a"}),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_engine_is_ready_for_the_other_apis(
+    service: Service, path: str, body: dict[str, Any], stream: bool
+) -> None:
+    service.engine.not_ready = EngineUnavailableError("no engine replica is ready")
+    body = body | {"model": "gpt-oss-demo", "stream": stream}
+    answer = service.request("POST", path, json=body)
+    assert openai_error(answer) == (503, "no engine replica is ready")
+    assert service.engine.requests == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_no_engine_is_ready_for_anthropics_clients(service: Service, stream: bool) -> None:
+    service.engine.not_ready = EngineUnavailableError("no engine replica is ready")
+    answer = service.request("POST", "/v1/messages", json=chat_body(max_tokens=9, stream=stream))
+    assert answer.status_code == 503
+    error = {"type": "Service Unavailable", "message": "no engine replica is ready"}
+    assert answer.json() == {"type": "error", "error": error}
+
+
+def test_an_error_for_anthropics_clients(service: Service) -> None:
+    service.engine.script = lambda _: [EngineLostError("the replica has died")]
+    answer = service.request("POST", "/v1/messages", json=chat_body(max_tokens=9))
+    assert answer.status_code == 503
+    error = {"type": "Service Unavailable", "message": "the replica has died"}
+    assert answer.json() == {"type": "error", "error": error}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_unforeseen_error_is_the_requests_own(service: Service, stream: bool) -> None:
+    service.engine.script = lambda _: [RuntimeError("a wire broke")]
+    assert openai_error(service.chat(stream=stream)) == (500, "engine failure: a wire broke")
+    service.engine.script = lambda _: [REPLY]
+    assert service.chat().json()["choices"][0]["message"]["content"] == "Hello there, friend."
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_engine_refuses_is_the_callers_mistake(service: Service, stream: bool) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    service.engine.script = lambda _: [VLLMValidationError("too hot", parameter="temperature", value=9)]
+    status, message = openai_error(service.chat(stream=stream))
+    assert status == 400
+    assert message.startswith("too hot")
+
+
+def test_requests_side_by_side_fail_alone(service: Service) -> None:
+    def script(request: GenerateRequest) -> list[str | Exception | None]:
+        return [RuntimeError("a wire broke") if params_of(request).seed == 1 else REPLY]
+
+    service.engine.script = script
+
+    async def all_three() -> list[httpx2.Response]:
+        async with service.client() as client:
+            path = "/v1/chat/completions"
+            return await asyncio.gather(*(client.post(path, json=chat_body(seed=seed)) for seed in range(3)))
+
+    assert [answer.status_code for answer in service.run(all_three())] == [200, 500, 200]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b'{"model": "gpt-oss-demo"}', b'{"messages": 1}', b"[]", b"null", b'"\xff"'],
+)
+def test_bodies_that_are_wrong(service: Service, content: bytes) -> None:
+    answer = service.request(
+        "POST", "/v1/chat/completions", content=content, headers={"content-type": "application/json"}
+    )
+    assert openai_error(answer)[0] == 400
+    assert service.engine.requests == []
+
+
+def test_the_rules_hold_for_vllms_routes(service: Service) -> None:
+    assert openai_error(service.chat(max_tokens=4097))[0] == 400
+    assert openai_error(service.chat(messages=[]))[0] == 400
+    assert openai_error(service.chat(user="\0"))[0] == 400
+    assert service.chat(max_tokens=4096 - 100).status_code == 200
+
+
+def test_unknown_models_and_routes(service: Service) -> None:
+    assert openai_error(service.chat(model="other"))[0] == 404
+    assert openai_error(service.request("GET", "/v1/none"))[0] == 404
+    assert openai_error(service.request("GET", "/v1/chat/completions"))[0] == 405
