@@ -1,0 +1,107 @@
+"""Building needs no running Ray: only Serve's controller starts what is built."""
+
+import importlib
+import sys
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from serve_app.config import AppConfig, ConfigError, read_config
+from serve_app.deployment_options import engine_options, ingress_options
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def app() -> ModuleType:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray warns when it is imported
+        return importlib.import_module("serve_app.app")
+
+
+@pytest.fixture(scope="module")
+def deployments(app: ModuleType) -> Any:
+    """Returns what `build` bound, as Serve reads it when it deploys: the deployments by name."""
+    from ray.serve._private.build_app import build_app
+
+    handle: Any = object()
+
+    def by_name(config: AppConfig) -> dict[str, Any]:
+        built = build_app(app.build(config), name="app", make_deployment_handle=lambda *_: handle)
+        assert built.ingress_deployment_name == "Ingress"
+        return {deployment.name: deployment for deployment in built.deployments}
+
+    return by_name
+
+
+def test_the_argument_is_annotated_with_the_class(app: ModuleType) -> None:
+    """Serve takes `args` through the annotation only if it is a class, and passes a plain dict otherwise."""
+    assert app.build.__annotations__["args"] is AppConfig
+
+
+def test_serve_finds_the_class(app: ModuleType) -> None:
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+    from ray.serve.deployment import Application
+
+    built = call_user_app_builder_with_args_if_necessary(
+        app.build, {"engine": {"max_concurrent_requests": 4}}
+    )
+    assert isinstance(built, Application)
+    with pytest.raises(ConfigError, match="engine"):
+        call_user_app_builder_with_args_if_necessary(app.build, {"engin": {}})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_what_is_built(path: Path, deployments: Any) -> None:
+    config = read_config(path)
+    found = deployments(config)
+    assert list(found) == ["Engine", "Ingress"]  # an ingress needs its engine's handle
+    for name, options in [("Engine", engine_options(config)), ("Ingress", ingress_options(config))]:
+        deployment = found[name]
+        assert deployment.max_ongoing_requests == options["max_ongoing_requests"]
+        actor = deployment.ray_actor_options
+        assert {key: actor[key] for key in options["ray_actor_options"]} == options["ray_actor_options"]
+    scaling = found["Engine"]._deployment_config.autoscaling_config
+    assert (scaling.max_replicas if scaling else found["Engine"].num_replicas) == config.engine.max_replicas
+
+
+def test_the_config_reaches_both(deployments: Any) -> None:
+    config = AppConfig.model_validate({"engine": {"max_concurrent_requests": 4}})
+    found = deployments(config)
+    assert found["Engine"].init_args == (config,)
+    [first, _handle] = found["Ingress"].init_args
+    assert first == config
+
+
+def test_ray_is_not_started(app: ModuleType) -> None:
+    import ray
+
+    app.build(AppConfig.model_validate({"engine": {"max_concurrent_requests": 4}}))
+    assert not ray.is_initialized()
+
+
+def config_with(**overrides: Any) -> AppConfig:
+    return AppConfig.model_validate({"engine": {"max_concurrent_requests": 4, "engine_overrides": overrides}})
+
+
+def test_building_without_overrides_needs_no_vllm(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "serve_app.vllm_adapter", None)  # importing it fails
+    app.build(config_with())
+    with pytest.raises(ImportError):
+        app.build(config_with(max_logprobs=5))
+
+
+@pytest.mark.filterwarnings("ignore")  # vLLM is imported
+def test_overrides_must_be_vllms(app: ModuleType) -> None:
+    app.build(config_with(max_logprobs=5))
+    with pytest.raises(ConfigError) as caught:
+        app.build(config_with(max_logprobs=5, max_logprob=6, zzz=None))
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(
+        "engine.engine_overrides.max_logprob: 6: vLLM has no engine argument of this name"
+    )
+    assert "did you mean max_logprobs?" in first
+    assert second.startswith("engine.engine_overrides.zzz: None: vLLM has no engine argument of this name")
