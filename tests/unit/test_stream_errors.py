@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 
 from serve_app.stream_errors import StreamErrors, opening_error
 
@@ -183,6 +183,27 @@ def test_an_opening_error_becomes_the_response(name: str | None) -> None:
             everything = b"".join(iter(lambda: connection.recv(65536), b""))
     # A client reads as much as the length says. Nothing follows it.
     assert everything.partition(b"\r\n\r\n")[2] == answer.content
+
+
+def test_nothing_is_sent_after_an_opening_error() -> None:
+    """A server would drop it, and log an error."""
+    sent: list[Message] = []
+    arrived = [{"type": "http.request", "body": b""}]
+
+    async def receive() -> Message:
+        if arrived:
+            return arrived.pop()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+    asyncio.run(streaming(event(ERROR), event({"more": 1}), event("[DONE]"))(scope, receive, send))
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+    assert sent[0]["status"] == 503
+    assert json.loads(sent[1]["body"]) == ERROR
 
 
 def test_an_opening_error_and_what_follows_in_one_piece() -> None:
