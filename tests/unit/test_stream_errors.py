@@ -200,7 +200,11 @@ def test_nothing_is_sent_after_an_opening_error() -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
-    asyncio.run(streaming(event(ERROR), event({"more": 1}), event("[DONE]"))(scope, receive, send))
+
+    async def answer() -> None:
+        await streaming(event(ERROR), event({"more": 1}), event("[DONE]"))(scope, receive, send)
+
+    asyncio.run(answer())
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert sent[0]["status"] == 503
     assert json.loads(sent[1]["body"]) == ERROR
