@@ -120,6 +120,11 @@ class EngineConfig(Section):
         le=0.98,
         description="share of the GPU's memory (of RAM without GPU) that vLLM may fill",
     )
+    kv_cache_memory_bytes: int | None = Field(
+        default=None,
+        ge=MIB_BYTES,
+        description="size of the KV cache; default: what gpu_memory_utilization leaves beside the weights",
+    )
     max_num_batched_tokens: int | None = Field(
         default=None,
         ge=1,
@@ -174,8 +179,8 @@ class IngressConfig(Section):
 
     replicas: int = Field(default=1, ge=1, description="ingress replicas")
     num_cpus: float = Field(default=1, gt=0, description="CPU cores that Ray reserves for a replica")
-    # A prompt of 131,072 tokens is under 1 MiB of English; the rest is room for JSON. Rendering harmony keeps an
-    # ingress busy for 0.4 s a MiB (measured on one slow core), in which it serves nobody else.
+    # A prompt of 131,072 tokens is under 1 MiB of English; the rest is room for JSON. Rendering harmony keeps
+    # an ingress busy for 0.4 s a MiB (measured on one slow core), in which it serves nobody else.
     max_body_bytes: int = Field(
         default=4 * MIB_BYTES, ge=1024, description="largest request body that is read; larger ones get 413"
     )

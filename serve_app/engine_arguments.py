@@ -35,10 +35,12 @@ def engine_arguments(config: AppConfig, model_path: str, speculator_path: str | 
         "generation_config": "auto",
         # Equal on all replicas: a greedy request that is continued on another one goes on alike.
         "seed": 0,
-        # The statistics are what /metrics shows.
+        # The log shows throughput, KV cache use and acceptance every ten seconds.
         "disable_log_stats": False,
         # `async_scheduling` is left to vLLM: it turns it on where it can, with EAGLE3 too, and off on CPUs.
     }
+    if engine.kv_cache_memory_bytes is not None:
+        arguments["kv_cache_memory_bytes"] = engine.kv_cache_memory_bytes
     if config.model.revision and _is_hub_name(model_path):
         arguments |= {"revision": config.model.revision, "tokenizer_revision": config.model.revision}
     if config.speculator and speculator_path:

@@ -74,12 +74,8 @@ def plan_memory(
     speculator: SpeculatorArchitecture | None,
     config: AppConfig,
     total_bytes: int,
-    kv_cache_space_bytes: int | None = None,
 ) -> MemoryPlan:
-    """Returns where `total_bytes` (of GPU memory, or of RAM) go for one engine replica.
-
-    `kv_cache_space_bytes` is a KV cache of fixed size, beside `gpu_memory_utilization` as on CPUs.
-    """
+    """Returns where `total_bytes` (of GPU memory, or of RAM) go for one engine replica."""
     engine = config.engine
     on_gpu = bool(engine.num_gpus)
     decode_tokens = max_decode_tokens(engine.max_concurrent_requests, config.num_draft_tokens)
@@ -89,12 +85,12 @@ def plan_memory(
     speculator_bytes = speculator.weights_bytes if speculator else 0
     activations = _activations_bytes(model, engine.batched_tokens, decode_tokens)
     taken = weights + speculator_bytes + RUNTIME_BYTES + graphs + activations
-    if kv_cache_space_bytes is None:
+    if engine.kv_cache_memory_bytes is None:
         budget = total_bytes * engine.gpu_memory_utilization
         spare = budget - taken
         kv_cache = int(max(0, spare))
     else:
-        budget, kv_cache = float(total_bytes), kv_cache_space_bytes
+        budget, kv_cache = float(total_bytes), engine.kv_cache_memory_bytes
         spare = budget - taken - kv_cache
 
     block_bytes, blocks_per_request, full_groups = _blocks(model, speculator, config)

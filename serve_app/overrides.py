@@ -21,6 +21,7 @@ DERIVED = {
     "max_model_len": "engine.max_model_len",
     "kv_cache_dtype": "engine.kv_cache_dtype",
     "gpu_memory_utilization": "engine.gpu_memory_utilization",
+    "kv_cache_memory_bytes": "engine.kv_cache_memory_bytes",
     "max_num_batched_tokens": "engine.max_num_batched_tokens",
     "enforce_eager": "engine.fast_boot",
     "spec_method": "speculator.method",

@@ -152,13 +152,15 @@ def _memory(
     as_on_gpu = config
     if not on_gpu:
         engine = config.engine.model_copy(
-            update={"num_gpus": 1.0, "gpu_memory_utilization": GPU_MEMORY_SHARE}
+            update={
+                "num_gpus": 1.0,
+                "gpu_memory_utilization": GPU_MEMORY_SHARE,
+                "kv_cache_memory_bytes": None,
+            }
         )
         as_on_gpu = config.model_copy(update={"engine": engine})
         if model:
-            space = config.engine.environment.get("VLLM_CPU_KVCACHE_SPACE", "")
-            space_bytes = int(space) * GIB_BYTES if space.isdecimal() else None
-            row = plan_memory(model, speculator, config, total_ram_bytes, space_bytes)
+            row = plan_memory(model, speculator, config, total_ram_bytes)
             problems = row.problems
             columns.append(_column(row, is_configured=True, device="RAM"))
     device = "80 GB H100" if gpu_bytes == int(H100_MEMORY_GIB * GIB_BYTES) else "GPU"

@@ -18,6 +18,13 @@ from serve_app.errors import BadRequestError
 # Chat Completions and Completions, its newer name, Responses.
 MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 
+# Content parts of Chat Completions, Responses and Messages that are not text.
+NOT_TEXT = {
+    "image_url", "input_audio", "video_url", "audio_url", "file",
+    "input_image", "input_file",
+    "image", "document",
+}  # fmt: skip
+
 
 def check_body(body: Any, raw: bytes, max_model_len: int) -> None:
     """Raises `BadRequestError` with the offending field for the first rule that `body` breaks.
@@ -39,9 +46,22 @@ def check_body(body: Any, raw: bytes, max_model_len: int) -> None:
                 f"{field} is {value}; this model generates at most {max_model_len} tokens, prompt included",
                 field,
             )
+    for field in ("messages", "input"):
+        _check_parts(body.get(field), field)
     for param, schema in _schemas(body):
         if isinstance(schema, Mapping) and (problem := _schema_problem(json.dumps(schema, sort_keys=True))):
             raise BadRequestError(f"{param} is not a JSON schema: {problem}", param)
+
+
+def _check_parts(messages: Any, field: str) -> None:
+    """gpt-oss reads text; vLLM would drop other parts without a word."""
+    for index, message in enumerate(messages if isinstance(messages, list) else []):
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part_index, part in enumerate(content if isinstance(content, list) else []):
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind in NOT_TEXT:
+                param = f"{field}[{index}].content[{part_index}]"
+                raise BadRequestError(f"{param} is of type {kind}; this model reads text only", param)
 
 
 def _check_nul(value: Any, path: str = "") -> None:

@@ -169,8 +169,8 @@ def test_more_max_replicas_than_min_replicas() -> None:
 
 
 def test_environment_is_text() -> None:
-    [line] = problems(engine=ENGINE | {"environment": {"VLLM_CPU_KVCACHE_SPACE": 1}})
-    assert line == "engine.environment.VLLM_CPU_KVCACHE_SPACE: 1: must be text; put it in quotes"
+    [line] = problems(engine=ENGINE | {"environment": {"OMP_NUM_THREADS": 1}})
+    assert line == "engine.environment.OMP_NUM_THREADS: 1: must be text; put it in quotes"
 
 
 def test_a_step_holds_the_largest_decode_batch() -> None:

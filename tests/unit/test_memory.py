@@ -177,8 +177,9 @@ def test_no_folder(tmp_path: Path) -> None:
 
 def test_a_cpu_engine_has_a_kv_cache_of_fixed_size(tmp_path: Path) -> None:
     model = from_config_json(write(tmp_path, DEMO_CONFIG))
-    config = parse(False, **CPU_ENGINE)
-    result = plan_memory(model, None, config, 16 * GIB_BYTES, GIB_BYTES)
+    engine = CPU_ENGINE | {"kv_cache_memory_bytes": GIB_BYTES}
+    config = parse(False, **engine)
+    result = plan_memory(model, None, config, 16 * GIB_BYTES)
     assert result.kv_cache_bytes == GIB_BYTES
     assert result.graphs_bytes == 0
     # Blocks of 128 tokens, two layers in each: 32 blocks for the request, 17 and one more for the window.
@@ -187,8 +188,8 @@ def test_a_cpu_engine_has_a_kv_cache_of_fixed_size(tmp_path: Path) -> None:
     speculator = speculator_from_config_json(write(tmp_path, DEMO_SPECULATOR | {"draft_vocab_size": 2048}))
     # "Maximum concurrency for 4,096 tokens per request: 399.61x", said vLLM 0.29 on CPUs of this shape: three
     # full-attention layers to two others are two groups of two layers, one of them half empty.
-    speculated = plan_memory(model, speculator, parse(True, **CPU_ENGINE), 16 * GIB_BYTES, GIB_BYTES)
+    speculated = plan_memory(model, speculator, parse(True, **engine), 16 * GIB_BYTES)
     assert speculated.requests_at_max_model_len == pytest.approx(399.61, abs=0.005)
     assert speculated.kv_tokens == 1_636_801
-    [problem] = plan_memory(model, None, config, 2 * GIB_BYTES, GIB_BYTES).problems
+    [problem] = plan_memory(model, None, config, 2 * GIB_BYTES).problems
     assert problem.level == "error"

@@ -117,7 +117,7 @@ def test_warnings_do_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_a_demo_folder_has_a_column_of_its_own(tmp_path: Path) -> None:
-    args = demo(tmp_path, environment={"VLLM_CPU_KVCACHE_SPACE": "1"}, gpu_memory_utilization=0.1)
+    args = demo(tmp_path, kv_cache_memory_bytes=GIB_BYTES, gpu_memory_utilization=0.1)
     result = plan.make_plan(AppConfig.model_validate(args), H100_BYTES, 16 * GIB_BYTES)
     first, *others = result["memory"]
     assert (first["name"], first["device"], first["is_configured"]) == ("demo", "RAM", True)
