@@ -203,13 +203,17 @@ class RemoteEngineCore:
 
     async def _relay(self, message: GenerateRequest) -> None:
         call = self._generate(message)
+        is_finished = False
         try:
             async for outputs in call:
                 for output in outputs:
                     # The engine replica's AsyncLLM has its own internal ids and clock.
                     output.request_id = message.request_id
                     output.events = None
+                    is_finished |= output.finished
                     self._outputs.put_nowait(output)
+            if not is_finished:
+                raise RuntimeError("the answer ended without a finish reason")
         except ServiceError as error:
             self._fail(message.request_id, GracefulHTTPError(str(error), error.status))
         except VLLMClientError as error:
@@ -225,6 +229,10 @@ class RemoteEngineCore:
             await call.aclose()
 
     async def abort_requests_async(self, request_ids: Iterable[str]) -> None:
+        self.cancel(request_ids)
+
+    def cancel(self, request_ids: Iterable[str]) -> None:
+        """Cancels the calls of these requests; those that have ended are passed over."""
         for request_id in request_ids:
             if task := self._calls.get(request_id):
                 task.cancel()
@@ -289,8 +297,13 @@ class RemoteLLM(AsyncLLM):
 
     def _fail(self, request_id: str, error: Exception) -> None:
         state = self.output_processor.request_states.get(request_id)
-        self.output_processor.abort_requests([request_id], internal=True)
-        if state is not None and state.queue is not None:
+        if state is None:
+            return
+        # With n > 1 all choices fail together; vLLM's `generate` would leave the others running.
+        family = state.parent_req.request_id if state.parent_req else request_id
+        aborted = self.output_processor.abort_requests([family], internal=True)
+        self.engine_core.cancel(other for other in aborted if other != request_id)
+        if state.queue is not None:
             state.queue.put(error)  # takes the place of the abort's own output
 
 

@@ -508,3 +508,32 @@ def test_unknown_models_and_routes(service: Service) -> None:
     assert openai_error(service.chat(model="other"))[0] == 404
     assert openai_error(service.request("GET", "/v1/none"))[0] == 404
     assert openai_error(service.request("GET", "/v1/chat/completions"))[0] == 405
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_choice_that_fails_ends_the_others(service: Service, stream: bool) -> None:
+    def script(request: GenerateRequest) -> list[str | Exception | None]:
+        return [None] if request.request_id.startswith("0_") else [EngineLostError("it died")]
+
+    service.engine.script = script
+    assert openai_error(service.chat(n=2, stream=stream)) == (503, "it died")
+    service.run(service.engine.is_left.wait())
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_all_choices_fail(service: Service, n: int) -> None:
+    service.engine.script = lambda _: [EngineLostError("it died")]
+    assert openai_error(service.chat(n=n))[0] == 503
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("script", [[], ["<|channel|>final<|message|>Hello there"]])
+def test_a_call_that_ends_without_a_finish_reason(
+    service: Service, script: list[str | Exception | None], stream: bool
+) -> None:
+    service.engine.script = lambda _: script
+    answer = service.chat(stream=stream)
+    if stream and script:
+        assert events_of(answer)[-1]["error"]["code"] == 500
+    else:
+        assert openai_error(answer)[0] == 500
