@@ -8,6 +8,8 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+# What Ray turns on for the clusters that it starts; a process that joins one has to say so.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 import pytest
 
