@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from jsonschema.exceptions import SchemaError
-from jsonschema.validators import Draft202012Validator
+from jsonschema.validators import Draft7Validator, extend, validator_for
 
 from serve_app.errors import BadRequestError
 
@@ -25,6 +24,26 @@ NOT_TEXT = {
     "image", "document",
 }  # fmt: skip
 
+# What a schema without `$schema` may be. Clients mean draft-07, 2020-12 or a mixture, and OpenAPI's are of
+# draft-04. Draft-07 knows the most of them; each keyword may be here what any of the drafts says.
+_ANY_SCHEMA = {"$ref": "#"}
+_SCHEMA_LIST = {"$ref": "#/definitions/schemaArray"}
+_SCHEMAS_BY_NAME = {"type": "object", "additionalProperties": _ANY_SCHEMA}
+_AnyDraft = extend(Draft7Validator)  # type: ignore[no-untyped-call]
+del _AnyDraft.META_SCHEMA["$id"]  # references would lead to draft-07 itself
+_AnyDraft.META_SCHEMA["properties"] = _AnyDraft.META_SCHEMA["properties"] | {
+    "$defs": _SCHEMAS_BY_NAME,
+    "dependentRequired": {"type": "object", "additionalProperties": {"$ref": "#/definitions/stringArray"}},
+    "dependentSchemas": _SCHEMAS_BY_NAME,
+    "exclusiveMaximum": {"type": ["number", "boolean"]},
+    "exclusiveMinimum": {"type": ["number", "boolean"]},
+    # Draft-07's own `anyOf` would hide where in the items something is wrong.
+    "items": {"if": {"type": "array"}, "then": _SCHEMA_LIST, "else": _ANY_SCHEMA},
+    "prefixItems": _SCHEMA_LIST,
+    "unevaluatedItems": _ANY_SCHEMA,
+    "unevaluatedProperties": _ANY_SCHEMA,
+}
+
 
 def check_body(body: Any, raw: bytes, max_model_len: int) -> None:
     """Raises `BadRequestError` with the offending field for the first rule that `body` breaks.
@@ -34,7 +53,8 @@ def check_body(body: Any, raw: bytes, max_model_len: int) -> None:
     """
     if not isinstance(body, Mapping):
         return
-    if b"\\u0000" in raw:
+    # A zero byte is no part of JSON unless it is in UTF-16 or UTF-32, where an escape looks different.
+    if b"\\u0000" in raw or b"\0" in raw:
         _check_nul(body)
     for field in ("messages", "input"):
         if body.get(field) == [] and not body.get("previous_response_id"):
@@ -49,7 +69,14 @@ def check_body(body: Any, raw: bytes, max_model_len: int) -> None:
     for field in ("messages", "input"):
         _check_parts(body.get(field), field)
     for param, schema in _schemas(body):
-        if isinstance(schema, Mapping) and (problem := _schema_problem(json.dumps(schema, sort_keys=True))):
+        if not isinstance(schema, Mapping):
+            continue
+        try:
+            problem = _schema_problem(json.dumps(schema, sort_keys=True))
+        except RecursionError:
+            # The parser has taken it, but all that comes after needs more of the stack for each level.
+            raise BadRequestError(f"{param} is nested too deeply", param) from None
+        if problem:
             raise BadRequestError(f"{param} is not a JSON schema: {problem}", param)
 
 
@@ -64,17 +91,19 @@ def _check_parts(messages: Any, field: str) -> None:
                 raise BadRequestError(f"{param} is of type {kind}; this model reads text only", param)
 
 
-def _check_nul(value: Any, path: str = "") -> None:
-    if isinstance(value, str):
-        if "\0" in value:
+def _check_nul(body: Mapping[str, Any]) -> None:
+    # Not recursive: the nesting is the caller's choice.
+    waiting: list[tuple[str, Any]] = [("", body)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, str) and "\0" in value:
             raise BadRequestError(f"{path} contains a NUL character (U+0000)", path)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            _check_nul(key, f"{path}.{key}".lstrip("."))
-            _check_nul(item, f"{path}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_nul(item, f"{path}[{index}]")
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                item_path = f"{path}.{key}".lstrip(".")
+                waiting += (item_path, item), (item_path, key)
+        elif isinstance(value, list):
+            waiting += ((f"{path}[{index}]", item) for index, item in enumerate(value))
 
 
 def _schemas(body: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -98,8 +127,12 @@ def _at(value: Any, *path: str) -> Any:
 # An agent sends the same tools with every request, and a check costs about a millisecond.
 @lru_cache(maxsize=1024)
 def _schema_problem(schema: str) -> str | None:
+    parsed = json.loads(schema)
     try:
-        Draft202012Validator.check_schema(json.loads(schema))
-    except SchemaError as error:
+        draft = validator_for(parsed, default=_AnyDraft)
+    except (AttributeError, TypeError, ValueError):  # of a `$schema` that is no URI
+        draft = _AnyDraft
+    # Formats are not checked: Python would judge each `pattern`, which is not written for it.
+    for error in draft(draft.META_SCHEMA).iter_errors(parsed):
         return f"{error.json_path}: {error.message}"
     return None

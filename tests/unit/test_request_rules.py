@@ -1,4 +1,5 @@
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -8,6 +9,9 @@ from serve_app.request_rules import check_body
 
 MAX_MODEL_LEN = 4096
 OBJECT = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+DRAFT_4 = "http://json-schema.org/draft-04/schema#"
+DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+DRAFT_2020 = "https://json-schema.org/draft/2020-12/schema"
 NO_SCHEMA = {"type": "objekt"}
 # What a real tool may say: definitions, references, alternatives, schemas that are just true or false.
 COMPLEX = {
@@ -97,6 +101,27 @@ def test_nul_in_a_key(body: Any, param: str) -> None:
 )
 def test_the_escape_spelt_out_is_text(raw: bytes) -> None:
     check_body(json.loads(raw), raw, MAX_MODEL_LEN)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_other_encodings_of_json(encoding: str) -> None:
+    def check_text(text: str) -> None:
+        raw = text.encode(encoding)
+        check_body(json.loads(raw), raw, MAX_MODEL_LEN)
+
+    check_text(r'{"prompt": "a\\u0000"}')
+    with pytest.raises(BadRequestError) as caught:
+        check_text(r'{"prompt": "a\u0000"}')
+    assert caught.value.param == "prompt"
+
+
+def test_nul_at_any_depth() -> None:
+    body: Any = "\0"
+    for _ in range(10_000):
+        body = [body]
+    with pytest.raises(BadRequestError) as caught:
+        check_body({"metadata": body}, rb"\u0000", MAX_MODEL_LEN)
+    assert caught.value.param == "metadata" + "[0]" * 10_000
 
 
 def test_text_and_nul_side_by_side() -> None:
@@ -221,12 +246,65 @@ def test_schemas_of_every_kind_pass_everywhere(body: Any, param: str, schema: An
         ({"$defs": {"n": {"minimum": "1"}}}, "$['$defs'].n.minimum"),
         ({"anyOf": []}, "$.anyOf"),
         ({"anyOf": [{"type": "string"}, 5]}, "$.anyOf[1]"),
-        ({"pattern": "("}, "$.pattern"),
+        ({"items": {"type": "objekt"}}, "$.items.type"),
+        ({"items": [{"type": "string"}, {"type": "objekt"}]}, "$.items[1].type"),
+        ({"prefixItems": [{"type": "objekt"}]}, "$.prefixItems[0].type"),
+        ({"dependentRequired": {"a": "b"}}, "$.dependentRequired.a"),
+        ({"$schema": DRAFT_7, "type": "objekt"}, "$.type"),
+        ({"$schema": DRAFT_2020, "exclusiveMinimum": True}, "$.exclusiveMinimum"),
+        ({"$schema": 7}, "$['$schema']"),
+        ({"$schema": []}, "$['$schema']"),
     ],
 )
 def test_the_message_says_where_in_the_schema(schema: Any, place: str) -> None:
     message = str(refused({"tools": [chat_tool(schema)]}))
     assert f"is not a JSON schema: {place}: " in message
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": r"^\p{L}+$"},
+        {"type": "string", "pattern": r"^(?<y>\d+)$"},
+        {"patternProperties": {r"^\p{L}+$": {"type": "string"}}},
+        {"$schema": DRAFT_7, "pattern": r"^\p{L}+$"},
+        {"type": "array", "items": [{"type": "string"}, {"type": "integer"}]},
+        {"$schema": DRAFT_7, "type": "array", "items": [{"type": "string"}], "additionalItems": False},
+        {"$schema": DRAFT_7.rstrip("#"), "items": [{"type": "string"}]},
+        {"type": "number", "minimum": 0, "exclusiveMinimum": True},
+        {"$schema": DRAFT_4, "minimum": 0, "exclusiveMinimum": True},
+        {"items": [{"type": "string"}], "$defs": {"n": {"prefixItems": [{"type": "null"}], "items": False}}},
+        {"$schema": "https://example.com/a-draft-of-our-own", "items": [{}]},
+        {"$schema": "http://[", "type": "object"},
+    ],
+)
+def test_schemas_of_every_draft_pass(schema: Any) -> None:
+    check({"tools": [chat_tool(schema)]})
+
+
+def nested(depth: int, key: str) -> Any:
+    value: Any = {"type": "string"}
+    for _ in range(depth):
+        value = {key: value}
+    return value
+
+
+def test_a_deep_schema_passes() -> None:
+    check({"tools": [chat_tool(nested(30, "items"))]})
+
+
+@pytest.mark.parametrize("depth", [400, sys.getrecursionlimit() * 3 // 4])
+def test_a_schema_that_is_nested_too_deeply(depth: int) -> None:
+    error = refused(response_format(nested(depth, "not")))
+    assert error.param == "response_format.json_schema.schema"
+    assert str(error) == "response_format.json_schema.schema is nested too deeply"
+
+
+def test_a_schema_that_cannot_be_written() -> None:
+    """The parser and the writer of JSON do not go to the same depth."""
+    body = response_format(nested(100_000, "not"))
+    with pytest.raises(BadRequestError, match="is nested too deeply"):
+        check_body(body, b"", MAX_MODEL_LEN)
 
 
 @pytest.mark.parametrize(
