@@ -31,7 +31,9 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > self.max_bytes:
+        # Other numbers than this, such as "²" or thousands of digits, are left to the count below.
+        is_number = declared.isascii() and declared.isdigit() and len(declared) < 20
+        if is_number and int(declared) > self.max_bytes:
             response = JSONResponse(error_body(self.message, TOO_LARGE), TOO_LARGE)
             await response(scope, receive, send)
             return

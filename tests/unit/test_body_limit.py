@@ -156,7 +156,7 @@ def test_chunks_are_read_up_to_the_limit_only() -> None:
     assert num_read == 3
 
 
-@pytest.mark.parametrize("length", [b"-1", b"", b"1e9", b"9" * 30])
+@pytest.mark.parametrize("length", [b"-1", b"", b"1e9", b"9" * 30, b"\xb2", b"9" * 5000])
 def test_odd_declarations_are_no_way_around(length: bytes) -> None:
     """A server in front refuses most of these itself."""
     app, statuses = build(), []
