@@ -41,6 +41,8 @@ class StreamErrors:
             if not stream.is_open:
                 raise
             await stream.fail(error)
+        else:
+            await stream.end()
 
 
 class _Stream:
@@ -71,6 +73,11 @@ class _Stream:
         if self.is_open:
             self._last_chunk = chunk or self._last_chunk
             self.is_open = message.get("more_body", False)
+
+    async def end(self) -> None:
+        """Sends the start of a stream that has ended without a body."""
+        if self._held_start is not None and not self._is_replaced:
+            await self._send(self._held_start)
 
     async def fail(self, error: Exception) -> None:
         """Ends an open stream with an event of the Responses API's form; OpenAI's clients raise on it."""

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.stream_errors import StreamErrors, opening_error
 
@@ -144,6 +144,28 @@ def test_an_event_stream_without_events(pieces: list[bytes]) -> None:
         answer = client.get("/")
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"] == EVENT_STREAM
+
+
+def test_the_start_of_a_stream_without_a_body() -> None:
+    """An application may end there, and a server then says that it did."""
+    start = {
+        "type": "http.response.start",
+        "status": 200,
+        "headers": [(b"content-type", b"text/event-stream")],
+    }
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start)
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(StreamErrors(app)({"type": "http", "path": "/"}, receive, send))
+    assert sent == [start]
 
 
 def test_nothing_is_held_back() -> None:
