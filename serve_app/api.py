@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.body_limit import BodyLimit
 from serve_app.errors import ServiceError, error_body
@@ -25,6 +28,7 @@ def new_app(max_body_bytes: int, max_model_len: int, num_ready_engines: Callable
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(StreamErrors)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(AnthropicErrors)  # the last one added is the first: it sees every answer
 
     @app.get("/health")
     def health() -> dict[str, object]:
@@ -36,25 +40,70 @@ def new_app(max_body_bytes: int, max_model_len: int, num_ready_engines: Callable
 
 def _rules(max_model_len: int) -> Callable[[Request], Awaitable[None]]:
     async def check_request(request: Request) -> None:
-        if request.method == "POST":
-            # FastAPI has read and parsed the body by now; these return what it kept.
-            check_body(await request.json(), await request.body(), max_model_len)
+        if request.method != "POST":
+            return
+        # FastAPI has read and parsed the body by now and kept both, if the route takes JSON and this is some.
+        raw = await request.body()
+        try:
+            body = await request.json()
+        except (ValueError, RecursionError):
+            return  # empty, or not JSON: the route says what is wrong with that
+        check_body(body, raw, max_model_len)
 
     return check_request
 
 
-async def _service_error(request: Request, error: Exception) -> JSONResponse:
+async def _service_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return _error_response(request, str(error), error.status, getattr(error, "param", None))
+    return JSONResponse(error_body(str(error), error.status, getattr(error, "param", None)), error.status)
 
 
-async def _http_error(request: Request, error: Exception) -> JSONResponse:
+async def _http_error(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return _error_response(request, error.detail, HTTPStatus(error.status_code), None)
+    status = HTTPStatus(error.status_code)
+    return JSONResponse(error_body(error.detail, status), status, headers=error.headers)
 
 
-def _error_response(request: Request, message: str, status: HTTPStatus, param: str | None) -> JSONResponse:
-    body = error_body(message, status, param)
-    if request.url.path.startswith("/v1/messages"):
-        body["type"] = "error"  # Anthropic's clients look for it
-    return JSONResponse(body, status)
+class AnthropicErrors:
+    """ASGI middleware: errors of `/v1/messages` get the `"type": "error"` that Anthropic's clients look for.
+
+    These come from handlers that serve all routes: the ones above, the body limit, vLLM's.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/messages"):
+            await self.app(scope, receive, send)
+            return
+        start: Message | None = None
+
+        async def marked_send(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                start = message  # its content-length depends on the body
+                return
+            if start is not None:
+                held, start = start, None
+                if not message.get("more_body"):
+                    message["body"] = _with_type(message.get("body", b""))
+                    MutableHeaders(scope=held)["content-length"] = str(len(message["body"]))
+                await send(held)
+            await send(message)
+
+        await self.app(scope, receive, marked_send)
+        if start is not None:
+            await send(start)
+
+
+def _with_type(content: bytes) -> bytes:
+    """`content`, with the mark if it is an OpenAI error body."""
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return content
+    if not isinstance(body, dict) or not isinstance(body.get("error"), dict) or "type" in body:
+        return content
+    return json.dumps({"type": "error"} | body).encode()

@@ -5,14 +5,18 @@ from typing import Any
 
 import httpx2
 import pytest
-from fastapi import APIRouter, FastAPI, HTTPException
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import BaseModel
+from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.api import new_app
+from serve_app.api import AnthropicErrors, new_app
 from serve_app.errors import EngineUnavailableError, OverloadedError
 
 MAX_BODY_BYTES = 1000
 MAX_MODEL_LEN = 64
+JSON = {"content-type": "application/json"}
 
 
 class Completion(BaseModel):
@@ -108,6 +112,60 @@ def test_nul_is_found_in_the_body_as_it_came() -> None:
     assert (answer.status_code, answer.json()) == (200, {"text": r"a\u0000"})
 
 
+def test_nul_is_found_in_utf_16() -> None:
+    answer = post_bytes("/v1/completions", r'{"prompt": "a\u0000"}'.encode("utf-16"))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
+
+
+def test_a_schema_that_is_nested_too_deeply() -> None:
+    schema = '{"not": ' * 400 + "{}" + "}" * 400
+    app = new_app(10**6, MAX_MODEL_LEN, lambda: 1)
+
+    @app.post("/v1/completions")
+    def complete(body: Completion) -> str:
+        raise AssertionError("the route is called")
+
+    content = f'{{"tools": [{{"parameters": {schema}}}]}}'.encode()
+    answer = request(app, "POST", "/v1/completions", content=content, headers=JSON)
+    message = "tools[0].parameters is nested too deeply"
+    assert (answer.status_code, answer.json()) == (
+        400,
+        error(message, "Bad Request", 400, "tools[0].parameters"),
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"cancel it", b"\xff\xfe\xfd", b"[" * 100_000])
+def test_a_route_without_a_body_takes_any(content: bytes) -> None:
+    app = new_app(10**6, MAX_MODEL_LEN, lambda: 1)
+
+    @app.post("/v1/responses/{name}/cancel")
+    def cancel(name: str) -> str:
+        return name
+
+    for headers in ({}, {"content-type": "text/plain"}, JSON):
+        answer = request(app, "POST", "/v1/responses/r1/cancel", content=content, headers=headers)
+        assert (answer.status_code, answer.json()) == (200, "r1")
+
+
+def test_what_is_not_json_is_left_to_the_route() -> None:
+    """As vLLM's routes refuse it: in a dependency, before the request model is looked at."""
+    app = new_app(MAX_BODY_BYTES, MAX_MODEL_LEN, lambda: 1)
+
+    def refuse() -> None:
+        raise HTTPException(415, "Unsupported Media Type")
+
+    @app.post("/v1/completions", dependencies=[Depends(refuse)])
+    def complete(body: Completion) -> str:
+        raise AssertionError("the route is called")
+
+    for content in (b"", b"a prompt"):
+        answer = request(
+            app, "POST", "/v1/completions", content=content, headers={"content-type": "text/plain"}
+        )
+        assert answer.status_code == 415
+        assert answer.json()["error"]["message"] == "Unsupported Media Type"
+
+
 def test_the_rules_come_before_the_request_model() -> None:
     answer = request(build(), "POST", "/v1/completions", json={"prompt": 1, "messages": []})
     assert answer.json() == error("messages must not be empty", "Bad Request", 400, "messages")
@@ -131,6 +189,7 @@ def test_no_such_method() -> None:
     answer = request(build(), "GET", "/v1/completions")
     assert answer.status_code == 405
     assert answer.json() == error("Method Not Allowed", "Method Not Allowed", 405)
+    assert answer.headers["allow"] == "POST"
 
 
 def test_an_http_exception_of_a_route() -> None:
@@ -158,6 +217,80 @@ def test_anthropics_clients_find_their_mark(
     answer = request(build(), method, path, json=body)
     assert answer.status_code == expected["error"]["code"]
     assert answer.json() == expected | {"type": "error"}
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(b'{"prompt": 1}', 400), (b"{", 400), (b"\xff\xfe", 400), (b" " * (MAX_BODY_BYTES + 1), 413)],
+)
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_anthropics_mark_is_in_errors_of_other_handlers(content: bytes, code: int, is_declared: bool) -> None:
+    """vLLM brings a handler of validation errors."""
+    app = build()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse(error("it is invalid", "Bad Request", 400), 400)
+
+    async def chunks() -> Any:
+        yield content
+
+    sent = content if is_declared else chunks()
+    answer = request(app, "POST", "/v1/messages", content=sent, headers=JSON)
+    assert answer.status_code == code
+    assert answer.json()["type"] == "error"
+    assert answer.json()["error"]["code"] == code
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    elsewhere = request(app, "POST", "/v1/completions", content=content, headers=JSON)
+    assert elsewhere.status_code == code
+    assert elsewhere.json().keys() == {"error"}
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        JSONResponse({"error": {"message": "only a field"}}),
+        JSONResponse({"type": "other", "error": {}}, 400),
+        JSONResponse({"error": "text"}, 400),
+        JSONResponse(["error"], 400),
+        PlainTextResponse("error", 500),
+        StreamingResponse(iter(['{"error":', " {}}"]), 500, media_type="application/json"),
+    ],
+)
+def test_anthropics_mark_is_in_errors_only(response: Response) -> None:
+    raw_headers = list(response.raw_headers)
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    sent: list[Message] = []
+    scope = {"type": "http", "path": "/v1/messages"}
+    asyncio.run(AnthropicErrors(response)(scope, receive, send))
+    body = b"".join(message.get("body", b"") for message in sent)
+    assert sent[0]["status"] == response.status_code
+    assert sent[0]["headers"] == raw_headers
+    assert body == getattr(response, "body", b'{"error": {}}')
+
+
+def test_an_error_without_a_body_gets_its_start() -> None:
+    start = {"type": "http.response.start", "status": 500, "headers": []}
+    sent: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start)
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    asyncio.run(AnthropicErrors(app)({"type": "http", "path": "/v1/messages"}, receive, send))
+    assert sent == [start]
 
 
 @pytest.mark.parametrize("content", [b'{"prompt": "\xff"}', b"\xff\xfe\xfd", b"[" * 100_000])
@@ -195,8 +328,6 @@ def test_a_body_that_is_too_large() -> None:
 
 
 def test_an_error_that_opens_a_stream_is_a_status() -> None:
-    from fastapi.responses import StreamingResponse
-
     app = build()
     body = error("no engine", "Service Unavailable", 503)
 
