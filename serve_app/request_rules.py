@@ -72,7 +72,9 @@ def check_body(body: Any, raw: bytes, max_model_len: int) -> None:
         if not isinstance(schema, Mapping):
             continue
         try:
-            problem = _schema_problem(json.dumps(schema, sort_keys=True))
+            text = json.dumps(schema, sort_keys=True)
+            is_small = len(text) <= MAX_CACHED_CHARS
+            problem = (_schema_problem if is_small else _schema_problem.__wrapped__)(text)
         except RecursionError:
             # The parser has taken it, but all that comes after needs more of the stack for each level.
             raise BadRequestError(f"{param} is nested too deeply", param) from None
@@ -124,7 +126,11 @@ def _at(value: Any, *path: str) -> Any:
     return value
 
 
-# An agent sends the same tools with every request, and a check costs about a millisecond.
+# An agent sends the same tools with every request, and a check costs about a millisecond. Longer ones than
+# these are not kept: a thousand of them must not fill the memory.
+MAX_CACHED_CHARS = 64 * 1024
+
+
 @lru_cache(maxsize=1024)
 def _schema_problem(schema: str) -> str | None:
     parsed = json.loads(schema)

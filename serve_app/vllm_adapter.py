@@ -16,9 +16,11 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import json
 import logging
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from functools import partial
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
@@ -336,3 +338,28 @@ async def attach_api(app: FastAPI, engine: RemoteLLM, model_path: str, served_na
     app.add_api_route("/version", show_version)
     init_exception_handler(app)
     await init_app_state(engine, app.state, args, ("generate",))
+    messages = app.state.anthropic_serving_messages
+    messages.message_stream_converter = partial(_message_events, messages.message_stream_converter)
+
+
+async def _message_events(
+    convert: Callable[[AsyncGenerator[str]], AsyncGenerator[str]], chunks: AsyncGenerator[str]
+) -> AsyncGenerator[str]:
+    """Yields Anthropic's events for the chat stream `chunks`, and an error as an error.
+
+    vLLM's converter takes an error of the chat stream for a malformed chunk, and tells the client of that.
+    """
+    error: str | None = None
+
+    async def until_error() -> AsyncGenerator[str]:
+        nonlocal error
+        async for chunk in chunks:
+            if chunk.startswith('data: {"error"'):
+                error = chunk.removeprefix("data: ")
+                return
+            yield chunk
+
+    async for event in convert(until_error()):
+        yield event
+    if error:
+        yield f"event: error\ndata: {json.dumps({'type': 'error', **json.loads(error)})}\n\n"

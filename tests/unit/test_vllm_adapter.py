@@ -537,3 +537,21 @@ def test_a_call_that_ends_without_a_finish_reason(
         assert events_of(answer)[-1]["error"]["code"] == 500
     else:
         assert openai_error(answer)[0] == 500
+
+
+def test_a_message_stream_that_cannot_open_has_a_status(service: Service) -> None:
+    service.engine.script = lambda _: [EngineLostError("it died")]
+    body = chat_body(max_tokens=50, stream=True)
+    answer = service.request("POST", "/v1/messages", json=body)
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "error"
+    assert answer.json()["error"]["message"] == "it died"
+
+
+def test_a_message_stream_that_breaks_off_says_why(service: Service) -> None:
+    service.engine.script = lambda _: ["<|channel|>final<|message|>Hello there", EngineLostError("it died")]
+    body = chat_body(max_tokens=50, stream=True)
+    answer = service.request("POST", "/v1/messages", json=body)
+    assert answer.status_code == 200
+    assert '"message": "it died"' in answer.text
+    assert answer.text.rstrip().splitlines()[-2] == "event: error"
