@@ -17,7 +17,7 @@ def main() -> None:
         "--experts",
         choices=("auto", "mxfp4", "bfloat16"),
         default="auto",
-        help="mxfp4 is the release's format; vLLM runs it on GPUs and on CPUs with AMX, "
+        help="mxfp4 is the release's format; vLLM runs experts this narrow in it on CPUs with AMX only, "
         "so elsewhere auto writes the same values as bfloat16",
     )
     arguments = parser.parse_args()

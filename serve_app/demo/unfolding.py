@@ -32,11 +32,14 @@ def vocabulary_bytes() -> bytes:
 
 
 def experts_for_this_machine() -> str:
-    """ "mxfp4" where vLLM can compute with it (a GPU, or a CPU with AMX), else "bfloat16"."""
+    """Returns "mxfp4" where vLLM can compute with it at this model's width, else "bfloat16".
+
+    That is on CPUs with AMX. vLLM's Triton kernels for GPUs refuse experts this narrow when they compile.
+    """
     import torch
 
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return "mxfp4" if torch.cuda.is_available() or amx() else "bfloat16"
+    return "mxfp4" if amx() and not torch.cuda.is_available() else "bfloat16"
 
 
 def _place(folder: Path, mark: str, write: Callable[[Path], None]) -> bool:

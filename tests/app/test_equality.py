@@ -280,7 +280,7 @@ def stream_of(response: httpx.Response) -> Any:
     done, events = events[-1:] == ["[DONE]"], [event for event in events if event != "[DONE]"]
     chunks = steady([json.loads(event) for event in events])
     if "type" not in chunks[0]:
-        return {"done": done, "chunks": added_up(chunks), "opens with": sorted(chunks[0])}
+        return {"done": done, "chunks": added_up(chunks)}
     # Named events: their order, with each run of deltas as one.
     runs: list[list[Any]] = []
     for chunk in chunks:
