@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,17 +77,18 @@ def stop(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """configs/local.yaml, as a user starts it."""
-    log = tmp_path_factory.mktemp("service") / "serve.log"
+@contextlib.contextmanager
+def running(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[Service]:
+    """A server that takes `--port`, from when it is ready to the end of the block."""
     port = free_port()
-    # The environment that runs the tests is the one to serve from.
-    environment = os.environ | {"SERVE_VENV": sys.prefix, "SERVE_HARDWARE": "cpu"}
-    command = ["scripts/serve", "--config", "configs/local.yaml", "--port", str(port)]
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=sink, stderr=sink, start_new_session=True
+            [*command, "--port", str(port)],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
         )
     try:
         service = Service(f"http://127.0.0.1:{port}", log, process)
@@ -95,3 +96,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
     finally:
         stop(process)
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """configs/local.yaml, as a user starts it."""
+    # The environment that runs the tests is the one to serve from.
+    environment = {"SERVE_VENV": sys.prefix, "SERVE_HARDWARE": "cpu"}
+    command = ["scripts/serve", "--config", "configs/local.yaml"]
+    with running(command, environment, tmp_path_factory.mktemp("service") / "serve.log") as service:
+        yield service

