@@ -120,7 +120,8 @@ def _sequence_number(chunk: bytes) -> int:
 def opening_error(chunk: bytes) -> tuple[dict[str, Any], int] | None:
     """Returns the error body and its status when `chunk`, the first of a stream, is an error event.
 
-    OpenAI's error events are `data: {"error": {..., "code": STATUS}}`. Anthropic's carry no status.
+    OpenAI's error events are `data: {"error": {..., "code": STATUS}}`. Ours for Anthropic's clients have the
+    same below `event: error`; vLLM's own carry no status.
     """
     if b'"error"' not in chunk:
         return None
