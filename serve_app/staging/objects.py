@@ -1,0 +1,164 @@
+"""S3: addresses, the client, and which of its errors are worth another try."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+)
+from botocore.exceptions import ConnectionError as CannotConnectError
+
+from serve_app.staging.errors import StagingError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+logger = logging.getLogger("ray.serve")
+
+SCHEME = "s3://"
+# A connection that brings nothing for this long is given up, and its range asked for again.
+READ_TIMEOUT_S = 20
+CONNECT_TIMEOUT_S = 10
+# With the delays below, about two minutes of continuous failure: longer than S3's bursts of 503 Slow Down.
+MAX_ATTEMPTS = 10
+FIRST_DELAY_S = 0.2
+MAX_DELAY_S = 20.0
+
+_TRANSIENT_CODES = {
+    "InternalError",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+}
+# No connection; a connection that broke, before or within a body; a body that ended too soon.
+_TRANSIENT = (CannotConnectError, HTTPClientError, IncompleteReadError)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class S3Location:
+    """A prefix in a bucket, without slashes at its ends."""
+
+    bucket: str
+    prefix: str
+
+    @classmethod
+    def parse(cls, uri: str) -> S3Location:
+        """Returns the location that `s3://BUCKET/PREFIX` names; raises `ValueError` for anything else."""
+        bucket, _, prefix = uri.removeprefix(SCHEME).partition("/")
+        prefix = prefix.strip("/")
+        if not uri.startswith(SCHEME) or not bucket or not prefix or "//" in prefix:
+            raise ValueError(f"{uri!r} is not s3://BUCKET/PREFIX")
+        return cls(bucket, prefix)
+
+    def key(self, path: str) -> str:
+        """Returns the key of the object `path` below the prefix."""
+        return f"{self.prefix}/{path}"
+
+    def uri(self, path: str = "") -> str:
+        """Returns the address, of the prefix or of an object below it, for people."""
+        return f"{SCHEME}{self.bucket}/{self.prefix}" + (f"/{path}" if path else "")
+
+    @property
+    def name(self) -> str:
+        """The last part of the prefix: what people call it."""
+        return self.prefix.rsplit("/", 1)[-1]
+
+
+def new_client(max_connections: int = 16, max_attempts: int = 1) -> S3Client:
+    """Returns an S3 client with credentials, region and endpoint from boto3's usual chain.
+
+    By default it tries nothing twice: `retrying` does, which can be told to stop.
+    """
+    return boto3.client(
+        "s3",
+        config=Config(
+            max_pool_connections=max_connections,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            retries={"mode": "standard", "total_max_attempts": max_attempts},
+            # Every byte is checked against the manifest; CRCs besides would be a second pass over it.
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+def status(error: ClientError) -> int:
+    """Returns the HTTP status of S3's answer."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed a moment later."""
+    if isinstance(error, ClientError):
+        code = error.response.get("Error", {}).get("Code", "")
+        return status(error) >= 500 or status(error) == 429 or code in _TRANSIENT_CODES
+    return isinstance(error, _TRANSIENT)
+
+
+def explained(error: ClientError | BotoCoreError, what: str) -> StagingError:
+    """Returns the error for people: what failed, why, and what to do."""
+    if isinstance(error, NoCredentialsError):
+        advice = "give the node an instance profile, or set AWS_PROFILE or AWS_ACCESS_KEY_ID"
+    elif isinstance(error, ClientError) and status(error) in (401, 403):
+        advice = "the credentials in use may not do that; see the policy in docs/operations.md"
+    elif isinstance(error, ClientError) and status(error) == 404:
+        advice = "check bucket and prefix, or publish it: python -m serve_app.stage publish"
+    elif is_transient(error):
+        advice = "check the network and AWS_ENDPOINT_URL, then start again: what has arrived is kept"
+    else:
+        advice = "check AWS_REGION and AWS_ENDPOINT_URL"
+    return StagingError(f"{what}: {error}; {advice}")
+
+
+class Backoff:
+    """Counts failures in a row, and how long to wait after each: exponential, with full jitter."""
+
+    def __init__(self, stop: threading.Event | None = None) -> None:
+        self.num_failures = 0
+        self._stop = stop or threading.Event()
+
+    def wait(self) -> bool:
+        """Counts a failure and waits. Returns False when enough has been tried, or when told to stop."""
+        self.num_failures += 1
+        if self.num_failures >= MAX_ATTEMPTS:
+            return False
+        longest = min(MAX_DELAY_S, FIRST_DELAY_S * 2**self.num_failures)
+        # Spread out, so that the readers that were refused together do not come back together.
+        return not self._stop.wait(random.uniform(longest / 2, longest))
+
+    def reset(self) -> None:
+        """Something has succeeded."""
+        self.num_failures = 0
+
+
+def retrying(call: Callable[[], T], what: str, stop: threading.Event | None = None) -> T:
+    """Returns what `call` returns, trying again after transient errors.
+
+    `what` says what is done, with the object's address. Raises `StagingError` for what does not pass.
+    """
+    backoff = Backoff(stop)
+    while True:
+        try:
+            return call()
+        except (ClientError, BotoCoreError) as error:
+            if not is_transient(error) or not backoff.wait():
+                raise explained(error, what) from error
+            logger.warning("%s: %s; trying again", what, error)
