@@ -1,49 +1,98 @@
-"""Where checkpoints come from: `hf:ORG/NAME` (the Hugging Face hub) or `file:FOLDER`."""
+"""Where checkpoints come from: `s3:` (published by `stage publish`), `hf:` (the hub) or `file:`."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-WEIGHT_FILES = ["*.safetensors", "*.safetensors.index.json"]
-# What serving reads. The gpt-oss repositories also hold `original/` and `metal/`, the weights twice more.
-SERVING_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
-NOT_SERVING_FILES = ["original/*", "metal/*"]
+from serve_app.staging import files
+from serve_app.staging.errors import StagingError
+
+if TYPE_CHECKING:
+    from serve_app.config import StagingConfig
+    from serve_app.staging.store import StagedFolder, Store
 
 
 class SourceError(Exception):
     """A checkpoint that is not where the config says. The message says what to do."""
 
 
-def resolve(source: str, revision: str | None, *, weights: bool = True) -> str:
-    """Returns the folder on this node that holds `source`, downloading it from the hub if need be.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on this node."""
+
+    path: str
+    """The folder."""
+    staged: StagedFolder | None = None
+    """Of an s3: source. Held by a live replica, it keeps the folder from eviction."""
+
+
+def resolve(source: str, revision: str | None, staging: StagingConfig, *, weights: bool = True) -> Checkpoint:
+    """Returns `source` as a folder on this node, downloading it if need be: minutes for large weights.
 
     `weights=False` leaves the tensors out: an ingress needs config and tokenizer only.
-    Raises `SourceError` when the folder or the repository cannot be had.
+    Raises `SourceError` when the folder, the version or the repository cannot be had.
     """
     kind, _, location = source.partition(":")
     if kind == "file":
-        folder = Path(os.path.expandvars(location)).expanduser()
-        if not (folder / "config.json").is_file():
-            raise SourceError(
-                f"{source}: no config.json in {folder}. The demo checkpoint is made by "
-                f"`python -m serve_app.demo`; scripts/serve does that by itself."
-            )
-        return str(folder.resolve())
+        return Checkpoint(_local_folder(source, location))
     if kind == "hf":
-        from huggingface_hub import snapshot_download
+        return Checkpoint(hub_folder(location, revision, weights=weights))
+    if kind == "s3":
+        from serve_app.staging.objects import S3Location
 
+        keep = None if weights else lambda path: not files.is_weights(path)
         try:
-            return snapshot_download(
-                location,
-                revision=revision,
-                allow_patterns=SERVING_FILES,
-                ignore_patterns=NOT_SERVING_FILES + ([] if weights else WEIGHT_FILES),
-            )
-        except (OSError, ValueError) as error:
-            # huggingface_hub derives its errors (no network, no such repository, gated) from these two.
-            raise SourceError(
-                f"{source} (revision {revision or 'main'}) cannot be downloaded: {error}. Check the name, "
-                f"HF_TOKEN for a gated repository, and the network; or give file:FOLDER."
-            ) from error
-    raise SourceError(f"{source}: unknown kind of source; use hf:ORG/NAME or file:FOLDER")
+            staged = store(staging).stage(S3Location.parse(source), digest=revision, keep=keep)
+        except StagingError as error:
+            raise SourceError(str(error)) from error
+        return Checkpoint(str(staged.path), staged)
+    raise SourceError(f"{source}: unknown kind of source; use s3://BUCKET/PREFIX, hf:ORG/NAME or file:FOLDER")
+
+
+def store(staging: StagingConfig) -> Store:
+    """Returns the node's store as the config describes it. boto3 looks for credentials now."""
+    from serve_app.staging.store import Store
+
+    return Store(
+        staging.path,
+        max_bytes=staging.max_bytes,
+        range_bytes=staging.range_bytes,
+        concurrency=staging.concurrency,
+    )
+
+
+def hub_folder(
+    repository: str, revision: str | None, *, weights: bool = True, extra_files: tuple[str, ...] = ()
+) -> str:
+    """Returns the folder in huggingface_hub's cache that holds what serving reads of `repository`.
+
+    `extra_files` are patterns of what else is wanted. Raises `SourceError`.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=[*files.SERVING, *extra_files],
+            ignore_patterns=files.NOT_SERVING + ([] if weights else files.WEIGHTS),
+        )
+    except (OSError, ValueError) as error:
+        # huggingface_hub derives its errors (no network, no such repository, gated) from these two.
+        raise SourceError(
+            f"hf:{repository} (revision {revision or 'main'}) cannot be downloaded: {error}. Check the name, "
+            f"HF_TOKEN for a gated repository, and the network; or give s3://BUCKET/PREFIX or file:FOLDER."
+        ) from error
+
+
+def _local_folder(source: str, location: str) -> str:
+    folder = Path(os.path.expandvars(location)).expanduser()
+    if not (folder / "config.json").is_file():
+        raise SourceError(
+            f"{source}: no config.json in {folder}. The demo checkpoint is made by "
+            f"`python -m serve_app.demo`; scripts/serve does that by itself."
+        )
+    return str(folder.resolve())
