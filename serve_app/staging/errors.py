@@ -2,6 +2,7 @@
 
 StagingError
     NotPublishedError   there is no manifest at the prefix
+    ManifestError       the manifest is damaged, or of another release
     CorruptObjectError  an object's bytes are not those that were published
     NoSpaceError        the node's disk, or the budget, has no room
 """
@@ -15,6 +16,10 @@ class StagingError(Exception):
 
 class NotPublishedError(StagingError):
     """A prefix without a manifest does not exist."""
+
+
+class ManifestError(StagingError):
+    """There is a manifest that this release cannot use."""
 
 
 class CorruptObjectError(StagingError):

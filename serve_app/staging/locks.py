@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+
+_open: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
 class Lock:
@@ -17,6 +20,7 @@ class Lock:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not inherited: a child must not keep what its dead parent has locked.
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        _open.add(self)
 
     def try_exclusive(self) -> bool:
         """Takes the lock for this holder alone, or returns False when anyone has it."""
@@ -35,8 +39,9 @@ class Lock:
         fcntl.flock(self._file, fcntl.LOCK_SH)
 
     def touch(self) -> None:
-        """Sets the lock file's time of modification to now."""
-        os.utime(self._file)
+        """Sets the lock file's time of modification to now. Once it is closed, does nothing."""
+        if self._file >= 0:
+            os.utime(self._file)
 
     def close(self) -> None:
         """Releases the lock. Doing it again does nothing."""
@@ -51,6 +56,15 @@ class Lock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _close_all() -> None:
+    for lock in list(_open):
+        lock.close()
+
+
+# A forked child shares the parent's open files, and with them its locks, until it closes them.
+os.register_at_fork(after_in_child=_close_all)
 
 
 @contextmanager

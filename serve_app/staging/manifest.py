@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from serve_app.staging.errors import StagingError
+from serve_app.staging.errors import ManifestError
 
 NAME = "manifest.json"
 FORMAT = 1
@@ -23,6 +23,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 # Hashing reads this much at once.
 READ_BYTES = 1024 * 1024
 
+_AGAIN = "publish this version again, with --replace"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -70,22 +71,27 @@ class Manifest(msgspec.Struct, frozen=True):
 def decode(content: bytes, origin: str) -> Manifest:
     """Returns the manifest that `content` holds. `origin` names it in errors.
 
-    Raises `StagingError` for anything that no publisher of ours writes: paths outside the folder, digests
+    Raises `ManifestError` for anything that no publisher of ours writes: paths outside the folder, digests
     that do not add up, a format of a newer release.
     """
     try:
+        # By itself: the fields of other formats may be others.
+        found = msgspec.json.decode(content, type=_Format).format
+        if found != FORMAT:
+            raise ManifestError(
+                f"{origin} has format {found}, and this release reads {FORMAT}: update it, or {_AGAIN}"
+            )
         manifest = msgspec.json.decode(content, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StagingError(f"{origin} is no manifest ({error}); publish this version again") from None
-    if manifest.format != FORMAT:
-        raise StagingError(
-            f"{origin} has format {manifest.format}, and this release reads {FORMAT}; "
-            "publish it again with this release, or update this one"
-        )
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestError(f"{origin} is no manifest ({error}): {_AGAIN}") from None
     problem = "; ".join(_problems(manifest))
     if problem:
-        raise StagingError(f"{origin} is damaged: {problem}; publish this version again")
+        raise ManifestError(f"{origin} is damaged ({problem}): {_AGAIN}")
     return manifest
+
+
+class _Format(msgspec.Struct):
+    format: int = FORMAT
 
 
 def _problems(manifest: Manifest) -> Iterable[str]:

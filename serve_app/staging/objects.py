@@ -14,11 +14,15 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
+    PartialCredentialsError,
+    ProfileNotFound,
 )
 from botocore.exceptions import ConnectionError as CannotConnectError
+from urllib3.exceptions import HTTPError
 
 from serve_app.staging.errors import StagingError
 
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 
 SCHEME = "s3://"
+# Where the metadata of an object says what it holds.
+DIGEST_METADATA = "sha256"
 # A connection that brings nothing for this long is given up, and its range asked for again.
 READ_TIMEOUT_S = 20
 CONNECT_TIMEOUT_S = 10
@@ -39,15 +45,22 @@ MAX_DELAY_S = 20.0
 _TRANSIENT_CODES = {
     "InternalError",
     "RequestTimeout",
-    "RequestTimeTooSkewed",
     "ServiceUnavailable",
     "SlowDown",
     "Throttling",
     "ThrottlingException",
     "TooManyRequests",
 }
-# No connection; a connection that broke, before or within a body; a body that ended too soon.
-_TRANSIENT = (CannotConnectError, HTTPClientError, IncompleteReadError)
+# No connection; one that broke before the answer; a body that ended too soon, or broke in some other way.
+_TRANSIENT = (CannotConnectError, HTTPClientError, IncompleteReadError, HTTPError)
+_NO_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    ProfileNotFound,
+)
+# What requests to S3 and reading their answers may raise.
+S3_ERRORS = (ClientError, BotoCoreError, HTTPError)
 
 T = TypeVar("T")
 
@@ -85,19 +98,23 @@ class S3Location:
 def new_client(max_connections: int = 16, max_attempts: int = 1) -> S3Client:
     """Returns an S3 client with credentials, region and endpoint from boto3's usual chain.
 
-    By default it tries nothing twice: `retrying` does, which can be told to stop.
+    By default it tries nothing twice: `retrying` does, which can be told to stop. Raises `StagingError` where
+    the settings say nothing that could be used.
     """
-    return boto3.client(
-        "s3",
-        config=Config(
-            max_pool_connections=max_connections,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            read_timeout=READ_TIMEOUT_S,
-            retries={"mode": "standard", "total_max_attempts": max_attempts},
-            # Every byte is checked against the manifest; CRCs besides would be a second pass over it.
-            response_checksum_validation="when_required",
-        ),
+    config = Config(
+        max_pool_connections=max_connections,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        retries={"mode": "standard", "total_max_attempts": max_attempts},
+        # Every byte is checked against the manifest; CRCs besides would be a second pass over it.
+        response_checksum_validation="when_required",
     )
+    try:
+        return boto3.client("s3", config=config)
+    except BotoCoreError as error:
+        raise explained(error, "an S3 client") from error
+    except ValueError as error:
+        raise StagingError(f"an S3 client: {error}; check AWS_ENDPOINT_URL") from error
 
 
 def status(error: ClientError) -> int:
@@ -108,15 +125,20 @@ def status(error: ClientError) -> int:
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed a moment later."""
     if isinstance(error, ClientError):
-        code = error.response.get("Error", {}).get("Code", "")
-        return status(error) >= 500 or status(error) == 429 or code in _TRANSIENT_CODES
+        return status(error) >= 500 or status(error) == 429 or _code(error) in _TRANSIENT_CODES
     return isinstance(error, _TRANSIENT)
 
 
-def explained(error: ClientError | BotoCoreError, what: str) -> StagingError:
-    """Returns the error for people: what failed, why, and what to do."""
-    if isinstance(error, NoCredentialsError):
+def _code(error: BaseException) -> str:
+    return error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
+
+
+def explained(error: BaseException, what: str) -> StagingError:
+    """Returns the error for people: what failed, why, and what to do. `error` is one of `S3_ERRORS`."""
+    if isinstance(error, _NO_CREDENTIALS) or _code(error) == "ExpiredToken":
         advice = "give the node an instance profile, or set AWS_PROFILE or AWS_ACCESS_KEY_ID"
+    elif _code(error) == "RequestTimeTooSkewed":
+        advice = "set the clock of this machine"
     elif isinstance(error, ClientError) and status(error) in (401, 403):
         advice = "the credentials in use may not do that; see the policy in docs/operations.md"
     elif isinstance(error, ClientError) and status(error) == 404:
@@ -158,7 +180,7 @@ def retrying(call: Callable[[], T], what: str, stop: threading.Event | None = No
     while True:
         try:
             return call()
-        except (ClientError, BotoCoreError) as error:
+        except S3_ERRORS as error:
             if not is_transient(error) or not backoff.wait():
                 raise explained(error, what) from error
             logger.warning("%s: %s; trying again", what, error)

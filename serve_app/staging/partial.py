@@ -177,11 +177,14 @@ class PartialFolder:
 
 
 def allocated_bytes(folder: Path) -> int:
-    """Returns the disk space that files below `folder` take."""
+    """Returns how much of the files below `folder` has its place on disk, in bytes of the files."""
     total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += path.lstat().st_blocks * 512
+    # Unlike `rglob`, `walk` passes over folders that vanish: another process may finish or evict this one.
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                status = Path(parent, name).lstat()
+                total += min(status.st_size, status.st_blocks * 512)
     return total
 
 

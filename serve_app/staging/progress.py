@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -86,7 +87,8 @@ class _Lines:
             if now - self._last < LOG_PERIOD_S:
                 return
             self._last = now
-            rate = self._done_bytes / (now - self._start)
+            # What is sent again is counted back, down to nothing.
+            rate = max(1.0, self._done_bytes / (now - self._start))
         left_s = (self._total_bytes - self._done_bytes) / rate
         logger.info(
             "%s: %s of %s, %s/s, %.0f s left",
@@ -135,8 +137,9 @@ def follow(marks: Path, manifest: Manifest, progress: Progress) -> Iterator[None
 
 def _marked_chunks(marks: Path) -> int:
     count = 0
-    for path in marks.rglob("*"):
-        # Folders, and a download that ends just now.
-        with suppress(OSError):
-            count += path.read_bytes().count(1)
+    # Unlike `rglob`, `walk` passes over folders that vanish: the download may end just now.
+    for folder, _, names in os.walk(marks):
+        for name in names:
+            with suppress(OSError):
+                count += Path(folder, name).read_bytes().count(1)
     return count

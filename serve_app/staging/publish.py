@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.staging import files, objects
 from serve_app.staging import manifest as manifests
-from serve_app.staging.errors import NotPublishedError, StagingError
+from serve_app.staging.errors import ManifestError, NotPublishedError, StagingError
 from serve_app.staging.manifest import Manifest, ManifestFile
 from serve_app.staging.objects import S3Location
 from serve_app.staging.progress import Progress
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 PART_BYTES = 64 * 1024 * 1024
 CONCURRENCY = 8
-# Where an object says what it holds, so that a later `publish` need not send it again.
-DIGEST_METADATA = "sha256"
+# So that a later `publish` need not send it again.
+DIGEST_METADATA = objects.DIGEST_METADATA
 
 
 @dataclass(frozen=True)
@@ -61,36 +62,49 @@ def publish(
     """
     client = client or objects.new_client(CONCURRENCY, max_attempts=objects.MAX_ATTEMPTS)
     paths = files.to_publish(folder)
-    if "config.json" not in paths or not any(map(files.is_weights, paths)):
+    if "config.json" not in paths or not any(path.endswith(".safetensors") for path in paths):
         raise StagingError(f"{folder} is no checkpoint: config.json or *.safetensors is missing")
-    total = sum((folder / path).stat().st_size for path in paths)
-    with show(str(folder)).of(total, "reading") as on_bytes:
-        manifest = manifests.of_folder(
-            folder,
-            paths,
-            source=source,
-            revision=revision,
-            license_name=license_of(folder),
-            on_bytes=on_bytes,
-        )
     try:
-        return _publish(folder, location, manifest, replace, show, client)
+        before = _states(folder, paths)
+        with show(str(folder)).of(sum(size for size, _ in before), "reading") as on_bytes:
+            manifest = manifests.of_folder(
+                folder,
+                paths,
+                source=source,
+                revision=revision,
+                license_name=license_of(folder),
+                on_bytes=on_bytes,
+            )
+        return _publish(folder, location, manifest, replace, show, client, before)
     except (ClientError, BotoCoreError) as error:
         raise objects.explained(error, f"publishing to {location.uri()}") from error
-    except Boto3Error as error:
+    except (Boto3Error, OSError) as error:
         raise StagingError(
-            f"publishing to {location.uri()}: {error}; start again, what has been sent stays"
+            f"publishing {folder} to {location.uri()}: {error}; start again, what has been sent stays"
         ) from error
 
 
 def license_of(folder: Path) -> str | None:
     """Returns the licence's name as the model card in `folder` gives it, or None."""
-    from huggingface_hub import ModelCard
-
     card = folder / "README.md"
     if not card.is_file():
         return None
-    return getattr(ModelCard.load(card).data, "license", None)
+    import yaml
+    from huggingface_hub import ModelCard
+
+    try:
+        found = getattr(ModelCard.load(card).data, "license", None)
+    except (ValueError, yaml.YAMLError):
+        return None
+    if isinstance(found, list):
+        return ", ".join(map(str, found))
+    return None if found is None else str(found)
+
+
+def _states(folder: Path, paths: Iterable[str]) -> list[tuple[int, int]]:
+    """Size and time of modification of each file."""
+    states = ((folder / path).stat() for path in paths)
+    return [(state.st_size, state.st_mtime_ns) for state in states]
 
 
 def _publish(
@@ -100,12 +114,19 @@ def _publish(
     replace: bool,
     show: Callable[[str], Progress],
     client: S3Client,
+    before: list[tuple[int, int]],
 ) -> Published:
     bucket, manifest_key = location.bucket, location.key(manifests.NAME)
+    there: Manifest | None = None
+    is_there = True
     try:
-        there = read_manifest(client, location)
+        # By a client that does not try again by itself: `read_manifest` does.
+        there = read_manifest(objects.new_client(), location)
     except NotPublishedError:
-        there = None
+        is_there = False
+    except ManifestError:
+        if not replace:
+            raise
     if there and there.digest != manifest.digest and not replace:
         raise StagingError(
             f"{location.uri()} holds another version ({there.source}, digest {there.digest}): publish to "
@@ -116,13 +137,20 @@ def _publish(
         missing = [file for file, present in zip(manifest.files, is_present, strict=True) if not present]
     sent_bytes = sum(file.size_bytes for file in missing)
     if missing or there is None or there.digest != manifest.digest:
-        if there:
+        if is_there:
             client.delete_object(Bucket=bucket, Key=manifest_key)
         with show(location.uri()).of(sent_bytes, "sending") as on_bytes:
             for file in missing:
                 _send(client, location, folder, file, on_bytes)
+        if _states(folder, (file.path for file in manifest.files)) != before:
+            raise StagingError(f"files in {folder} have changed since they were read: start again")
+        content = manifest.encode()
         client.put_object(
-            Bucket=bucket, Key=manifest_key, Body=manifest.encode(), ContentType="application/json"
+            Bucket=bucket,
+            Key=manifest_key,
+            Body=content,
+            ContentType="application/json",
+            Metadata={DIGEST_METADATA: hashlib.sha256(content).hexdigest()},
         )
     return Published(manifest, sent_bytes, manifest.total_bytes - sent_bytes)
 

@@ -4,40 +4,39 @@ FOLDER/NAME-DIGEST/     a complete version, and nothing else has such a name
 FOLDER/.partial/DIGEST  one on its way (`partial`)
 FOLDER/.locks/DIGEST    held by the process that downloads it
 FOLDER/.in-use/DIGEST   shared by the processes that use it; its time is the version's last use
+FOLDER/.evicted/...     on its way out (`room`)
 """
 
 from __future__ import annotations
 
-import logging
-import shutil
-import tempfile
+import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from botocore.exceptions import ClientError
+from urllib3.exceptions import ProtocolError
 
 from serve_app.staging import manifest as manifests
 from serve_app.staging import objects
 from serve_app.staging.download import Download
-from serve_app.staging.errors import NoSpaceError, NotPublishedError, StagingError
-from serve_app.staging.locks import Lock
+from serve_app.staging.errors import NotPublishedError, StagingError
+from serve_app.staging.locks import Lock, exclusive
 from serve_app.staging.manifest import Manifest
 from serve_app.staging.objects import S3Location
-from serve_app.staging.partial import PartialFolder, allocated_bytes, raise_if_full
+from serve_app.staging.partial import PartialFolder, raise_if_full
 from serve_app.staging.progress import Progress, follow
+from serve_app.staging.room import make_room
+from serve_app.staging.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-
-logger = logging.getLogger("ray.serve")
+    from urllib3.response import BaseHTTPResponse
 
 # How much of a digest names a folder: enough that versions of one bucket never meet.
 DIGEST_CHARACTERS = 16
-# Left free on the disk: what engines and logs write there while they run.
-RESERVE_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,8 @@ class StagedFolder:
     in_use: Lock
 
     def close(self) -> None:
-        """Says that the files are no longer needed."""
+        """Says that the files are no longer needed. Doing it again does nothing."""
+        self.in_use.touch()
         self.in_use.close()
 
 
@@ -139,74 +139,23 @@ class Store:
     def _download(self, location: S3Location, manifest: Manifest, progress: Progress) -> None:
         folder = self.folder / ".partial" / _short(manifest)
         folder.mkdir(parents=True, exist_ok=True)
-        self._make_room(manifest, allocated_bytes(folder))
-        with progress.of(manifest.total_bytes) as on_bytes, PartialFolder(folder, manifest) as partial:
+        folder.touch()  # its last use
+        with ExitStack() as stack:
+            # One after the other, until the space is reserved, so that no two count on the same.
+            with exclusive(self.folder / ".locks" / "room"):
+                make_room(
+                    self.folder, _short(manifest), manifest.total_bytes, self._max_bytes, location.uri()
+                )
+                partial = stack.enter_context(PartialFolder(folder, manifest))
             Download(
                 self._client,
                 location,
                 partial,
                 range_bytes=self._range_bytes,
                 concurrency=self._concurrency,
-                on_bytes=on_bytes,
+                on_bytes=stack.enter_context(progress.of(manifest.total_bytes)),
             ).run()
             partial.finish(self.place(location.name, manifest))
-
-    def _make_room(self, manifest: Manifest, present_bytes: int) -> None:
-        """Evicts the versions used longest ago, until disk and budget hold the new one."""
-        needed = max(0, manifest.total_bytes - present_bytes)
-        if self._max_bytes is not None and manifest.total_bytes > self._max_bytes:
-            raise NoSpaceError(
-                f"the version takes {manifest.total_bytes:,} bytes and staging.max_bytes is "
-                f"{self._max_bytes:,}: raise it"
-            )
-        victims = self._by_last_use(_short(manifest))
-        while problem := self._problem(needed):
-            victim = next(victims, None)
-            if victim is None:
-                raise NoSpaceError(
-                    f"{problem}, and every other version there is in use: make room, raise "
-                    "staging.max_bytes, or set staging.folder to a larger disk"
-                )
-            self._evict(victim)
-
-    def _problem(self, needed: int) -> str:
-        free = shutil.disk_usage(self.folder).free
-        if needed + RESERVE_BYTES > free:
-            return f"{needed:,} bytes are needed in {self.folder} and {free:,} are free"
-        if self._max_bytes is not None:
-            held = sum(allocated_bytes(path) for path in self._versions())
-            if held + needed > self._max_bytes:
-                return (
-                    f"{needed:,} bytes are needed beside {held:,} in {self.folder}, more than "
-                    f"staging.max_bytes ({self._max_bytes:,})"
-                )
-        return ""
-
-    def _versions(self) -> list[Path]:
-        partial = self.folder / ".partial"
-        whole = [path for path in self.folder.iterdir() if (path / f".{manifests.NAME}").is_file()]
-        return whole + (list(partial.iterdir()) if partial.is_dir() else [])
-
-    def _by_last_use(self, except_digest: str) -> Iterator[Path]:
-        def last_use(path: Path) -> float:
-            mark = self.folder / ".in-use" / _digest_of(path)
-            return (mark if mark.exists() else path).stat().st_mtime
-
-        others = [path for path in self._versions() if _digest_of(path) != except_digest]
-        yield from sorted(others, key=last_use)
-
-    def _evict(self, version: Path) -> None:
-        """Removes the version unless a process uses or downloads it."""
-        digest = _digest_of(version)
-        with Lock(self.folder / ".locks" / digest) as download, Lock(self.folder / ".in-use" / digest) as use:
-            if not (download.try_exclusive() and use.try_exclusive()):
-                return
-            size = allocated_bytes(version)
-            # Renamed first: what has its final name must be whole.
-            trash = tempfile.mkdtemp(prefix=".evicted-", dir=self.folder)
-            version.rename(Path(trash) / version.name)
-        shutil.rmtree(trash)
-        logger.info("evicted %s (%s bytes) to make room", version, f"{size:,}")
 
 
 def read_manifest(client: S3Client, location: S3Location) -> Manifest:
@@ -216,11 +165,17 @@ def read_manifest(client: S3Client, location: S3Location) -> Manifest:
     def get() -> bytes | None:
         try:
             answer = client.get_object(Bucket=location.bucket, Key=location.key(manifests.NAME))
-            return answer["Body"].read()
         except ClientError as error:
             if objects.status(error) == 404 and error.response["Error"]["Code"] == "NoSuchKey":
                 return None
             raise
+        # As a context, botocore's body is urllib3's response.
+        with answer["Body"] as body, Watchdog(objects.READ_TIMEOUT_S) as watchdog:
+            content = b"".join(iter(lambda: watchdog.read(cast("BaseHTTPResponse", body)), b""))
+        digest = answer["Metadata"].get(objects.DIGEST_METADATA)
+        if digest and hashlib.sha256(content).hexdigest() != digest:
+            raise ProtocolError("the answer does not have the SHA-256 that its metadata gives")
+        return content
 
     content = objects.retrying(get, f"GET {uri}")
     if content is None:
@@ -233,7 +188,3 @@ def read_manifest(client: S3Client, location: S3Location) -> Manifest:
 
 def _short(manifest: Manifest) -> str:
     return manifest.digest[:DIGEST_CHARACTERS]
-
-
-def _digest_of(version: Path) -> str:
-    return version.name.rsplit("-", 1)[-1]

@@ -1,9 +1,12 @@
-"""A real S3 API over HTTP: moto's server, in this process."""
+"""A real S3 API over HTTP: moto's server, in this process, and a proxy before it that breaks things."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from serve_app.staging import objects
 from serve_app.staging.objects import S3Location
+from tests.unit.staging.fault_proxy import FaultProxy
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -50,3 +54,44 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
     bucket = f"bucket-{abs(hash(request.node.nodeid))}"
     client.create_bucket(Bucket=bucket)
     return S3(s3_server, bucket, client)
+
+
+@pytest.fixture
+def proxy(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """Between S3 and the clients that the test makes. `s3.client` goes to S3 directly."""
+    proxy = FaultProxy(s3.endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture(autouse=True)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is in this process: no need to spare it."""
+    monkeypatch.setattr(objects, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(objects, "MAX_DELAY_S", 0.01)
+    # botocore's own, for what is published.
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.001)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Makes a file system of so many bytes, a tmpfs."""
+    folder = tmp_path / "disk"
+
+    def make(size_bytes: int) -> Path:
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"a small disk needs the right to mount a tmpfs: {done.stderr.strip()}")
+        return folder
+
+    yield make
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
