@@ -15,7 +15,14 @@ from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_va
 from serve_app import config_errors
 from serve_app.capacity import max_decode_tokens
 from serve_app.config_errors import ConfigError, did_you_mean
-from serve_app.config_sections import EngineConfig, IngressConfig, ModelSource, Section, Speculator
+from serve_app.config_sections import (
+    EngineConfig,
+    IngressConfig,
+    ModelSource,
+    Section,
+    Speculator,
+    StagingConfig,
+)
 
 __all__ = [
     "AppConfig",
@@ -24,6 +31,7 @@ __all__ = [
     "IngressConfig",
     "ModelSource",
     "Speculator",
+    "StagingConfig",
     "check_overrides",
     "describe_errors",
     "read_config",
@@ -42,6 +50,9 @@ class AppConfig(Section):
     )
     engine: EngineConfig = Field(description="the engine replicas")
     ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="the API replicas")
+    staging: StagingConfig = Field(
+        default_factory=lambda: StagingConfig(), description="what each node keeps on its disk"
+    )
     # The longest generation: 32,768 tokens at the 37 to 41 tokens/s that each of 64 concurrent requests was
     # measured to get (H100, 20B) take 800 to 900 s. A replica that is idle sooner stops sooner.
     drain_timeout_s: float = Field(
@@ -71,6 +82,12 @@ class AppConfig(Section):
     def _speculation_is_there_to_be_overridden(self) -> AppConfig:
         if self.speculator is None and "speculative_config" in self.engine.engine_overrides:
             raise ValueError("engine.engine_overrides.speculative_config: there is no speculator; set one")
+        return self
+
+    @model_validator(mode="after")
+    def _streamer_reads_from_s3(self) -> AppConfig:
+        if self.engine.load_format == "runai_streamer" and not self.model.source.startswith("s3:"):
+            raise ValueError("engine.load_format: runai_streamer: needs model.source s3://BUCKET/PREFIX")
         return self
 
     @model_validator(mode="wrap")

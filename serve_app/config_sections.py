@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -25,12 +27,24 @@ GPU_BATCHED_TOKENS = 8192
 # vLLM's own choice for a CPU server. A step of 2,048 prefill tokens also delays every decoding request less.
 CPU_BATCHED_TOKENS = 2048
 
+# Measured by benchmarks/staging.py. A request has to be large beside its overhead (about 1 ms of CPU), and
+# there have to be enough of them at a time that one slow connection holds nothing up.
+RANGE_BYTES = 64 * MIB_BYTES
+CONCURRENCY = 8
+
+
+_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+_S3_PREFIX = re.compile(r"s3://[\w.-]+(/[^/\s]+)+/?")
+
 
 def _checked_source(source: str) -> str:
-    kind, separator, location = source.partition(":")
-    allowed = "allowed are hf:ORG/NAME (Hugging Face hub) and file:FOLDER (absolute, or with ~ or $VARIABLE)"
-    if kind == "s3" and separator:
-        raise ValueError(f"s3:// comes in a later release; {allowed}")
+    kind, _, location = source.partition(":")
+    allowed = (
+        "allowed are s3://BUCKET/PREFIX (published by `stage publish`), hf:ORG/NAME (Hugging Face hub) and "
+        "file:FOLDER (absolute, or with ~ or $VARIABLE)"
+    )
+    if kind == "s3" and _S3_PREFIX.fullmatch(source):
+        return source
     if kind == "hf" and re.fullmatch(r"[\w.-]+/[\w.-]+", location):
         return source
     # A relative folder would mean a different place in each process. ~ and variables are left as written:
@@ -40,7 +54,14 @@ def _checked_source(source: str) -> str:
     raise ValueError(allowed)
 
 
+def _checked_prefix(uri: str) -> str:
+    if not _S3_PREFIX.fullmatch(uri):
+        raise ValueError("allowed is s3://BUCKET/PREFIX")
+    return uri
+
+
 Source = Annotated[str, AfterValidator(_checked_source)]
+S3Prefix = Annotated[str, AfterValidator(_checked_prefix)]
 
 
 class Section(BaseModel):
@@ -53,8 +74,13 @@ class _Checkpoint(Section):
     @field_validator("revision", check_fields=False)
     @classmethod
     def _only_of_a_hub_repository(cls, revision: str | None, info: ValidationInfo) -> str | None:
-        if revision is not None and str(info.data.get("source", "")).startswith("file:"):
-            raise ValueError("a folder has no revisions; leave it out, or give an hf: source")
+        source = str(info.data.get("source", ""))
+        if revision is not None and source.startswith("file:"):
+            raise ValueError("a folder has no revisions; leave it out, or give an hf: or s3:// source")
+        if revision is not None and source.startswith("s3:") and not _DIGEST.fullmatch(revision):
+            raise ValueError(
+                "must be the digest that `stage publish` printed, or its first 8 or more characters"
+            )
         return revision
 
 
@@ -62,8 +88,12 @@ class ModelSource(_Checkpoint):
     """The model to serve, where its files are, and the names that clients may ask for."""
 
     id: str = Field(default="openai/gpt-oss-20b", min_length=1, description="the model's public name")
-    source: Source = Field(default="", description="hf:ORG/NAME or file:FOLDER; by default hf: and the id")
-    revision: str | None = Field(default=None, description="branch, tag or commit of the hub repository")
+    source: Source = Field(
+        default="", description="s3://BUCKET/PREFIX, hf:ORG/NAME or file:FOLDER; by default hf: and the id"
+    )
+    revision: str | None = Field(
+        default=None, description="of hf: a branch, tag or commit; of s3: the digest of the version"
+    )
     served_names: tuple[str, ...] = Field(
         default=(),
         min_length=1,
@@ -89,8 +119,10 @@ class ModelSource(_Checkpoint):
 class Speculator(_Checkpoint):
     """A small model that drafts tokens for the large one to check."""
 
-    source: Source = Field(description="hf:ORG/NAME or file:FOLDER of the speculator")
-    revision: str | None = Field(default=None, description="branch, tag or commit of the hub repository")
+    source: Source = Field(description="s3://BUCKET/PREFIX, hf:ORG/NAME or file:FOLDER of the speculator")
+    revision: str | None = Field(
+        default=None, description="of hf: a branch, tag or commit; of s3: the digest of the version"
+    )
     method: Literal["eagle3"] = Field(default="eagle3", description="how the speculator drafts")
     # k = 3 is best for the 20B model in public measurements, k = 7 slower than none; 8 is room to measure.
     num_draft_tokens: int = Field(
@@ -131,6 +163,11 @@ class EngineConfig(Section):
         description="tokens in one engine step, prefill and decode together; "
         f"default: {GPU_BATCHED_TOKENS} on a GPU, {CPU_BATCHED_TOKENS} on CPUs",
     )
+    load_format: Literal["auto", "runai_streamer"] = Field(
+        default="auto",
+        description="auto: from the staged folder; runai_streamer: weights from s3:// straight into the GPU, "
+        "for nodes without disk; their SHA-256 is not checked",
+    )
     fast_boot: bool = Field(
         default=False,
         description="eager mode: no torch.compile and no CUDA graphs; starts sooner, generates slower",
@@ -145,6 +182,18 @@ class EngineConfig(Section):
     # At least one: with none the first request would wait out a cold start (233 s measured for the 20B).
     min_replicas: int = Field(default=1, ge=1, description="engine replicas that are always there")
     max_replicas: int = Field(default=1, ge=1, description="engine replicas under load")
+    # Serve averages the load over 30 s already; waiting long on top would only add to the cold start.
+    upscale_delay_s: float = Field(
+        default=10,
+        ge=0,
+        description="how long the load must need more engine replicas before they are started",
+    )
+    # Giving a GPU back and missing it costs a cold start: the pause has to be long beside 233 s.
+    downscale_delay_s: float = Field(
+        default=600,
+        ge=0,
+        description="how long the load must need fewer engine replicas before they are stopped",
+    )
     environment: dict[str, str] = Field(
         default={},
         description="environment variables of the engine processes; values are text, so quote numbers",
@@ -184,3 +233,42 @@ class IngressConfig(Section):
     max_body_bytes: int = Field(
         default=4 * MIB_BYTES, ge=1024, description="largest request body that is read; larger ones get 413"
     )
+
+
+class StagingConfig(Section):
+    """Where a node keeps what it gets from S3, and the caches of compiled code."""
+
+    folder: str = Field(
+        default="~/.cache/serve_app/staged",
+        description="staging folder on each node: NVMe, or below /dev/shm (then it takes RAM)",
+    )
+    max_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="budget of the folder: the versions used longest ago are evicted; default: until the "
+        "disk is full",
+    )
+    range_bytes: int = Field(default=RANGE_BYTES, ge=MIB_BYTES, description="size of one ranged GET")
+    concurrency: int = Field(default=CONCURRENCY, ge=1, le=256, description="ranged GETs at a time")
+    compile_cache: S3Prefix | None = Field(
+        default=None,
+        description="s3://BUCKET/PREFIX for what vLLM compiles; whoever may write there can run code in the "
+        "engines; null: caches stay on the node",
+    )
+    publish_compile_cache: bool = Field(
+        default=True, description="a replica that had to compile publishes its caches there"
+    )
+
+    @field_validator("folder")
+    @classmethod
+    def _is_absolute(cls, folder: str) -> str:
+        if not folder.startswith(("/", "~", "$")):
+            raise ValueError(
+                "must be absolute, or begin with ~ or $VARIABLE: each node expands it for itself"
+            )
+        return folder
+
+    @property
+    def path(self) -> Path:
+        """The folder on this node."""
+        return Path(os.path.expandvars(self.folder)).expanduser()

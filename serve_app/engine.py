@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from serve_app import sources, vocabulary
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
 from serve_app.messages import GenerateRequest
+from serve_app.staging import starts, timeline
+from serve_app.staging.timeline import Timeline
 
 if TYPE_CHECKING:
     from serve_app.vllm_adapter import TokenEngine
@@ -25,18 +28,45 @@ class Engine:
     _engine: TokenEngine
 
     async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
-        vocabulary.install()
-        model_path = await asyncio.to_thread(sources.resolve, config.model.source, config.model.revision)
-        speculator_path = None
-        if config.speculator:
-            speculator_path = await asyncio.to_thread(
-                sources.resolve, config.speculator.source, config.speculator.revision
+        about = {"model": config.model.id, "node": socket.gethostname(), "pid": os.getpid()}
+        with Timeline(config.staging.path, _replica_id(), about) as start:
+            with start.phase(timeline.STAGING):
+                await self._stage(config)
+            with start.phase(timeline.IMPORTS):
+                # Here and not at the top: the package's other processes need neither vLLM nor torch.
+                from serve_app.staging.compile_cache import CompileCache
+                from serve_app.vllm_adapter import TokenEngine, compiler_factors
+            arguments = engine_arguments(
+                config, self._model.path, self._speculator.path if self._speculator else None
             )
-        # Here and not at the top: the package's other processes need neither vLLM nor torch.
-        from serve_app.vllm_adapter import TokenEngine
+            with start.phase(timeline.CACHE_RESTORE):
+                compiler = compiler_factors()
+                self._cache = CompileCache(config.staging, arguments, compiler)
+                await asyncio.to_thread(self._cache.restore)
+                os.environ.update(self._cache.environment(os.environ))
+                start.note(caches=self._cache.state, cache_key=self._cache.key, compiler=compiler)
+            with start.phase(timeline.ENGINE):
+                self._engine = TokenEngine(arguments)
+            with start.phase(timeline.WARM_UP):
+                await self._engine.warm_up(config.engine.max_concurrent_requests)
+        logger.info("%s", starts.read(start.path) or "ready")
+        self._cache.publish()
 
-        self._engine = TokenEngine(engine_arguments(config, model_path, speculator_path))
-        await self._engine.warm_up(config.engine.max_concurrent_requests)
+    async def _stage(self, config: AppConfig) -> None:
+        # Kept for as long as the replica lives: what it uses is not evicted from the node.
+        self._model = await asyncio.to_thread(
+            sources.resolve,
+            config.model.source,
+            config.model.revision,
+            config.staging,
+            weights=config.engine.load_format != "runai_streamer",
+        )
+        self._speculator = None
+        if config.speculator:
+            self._speculator = await asyncio.to_thread(
+                sources.resolve, config.speculator.source, config.speculator.revision, config.staging
+            )
+        await asyncio.to_thread(vocabulary.install, self._model.path)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Any]]:
         """Yields the engine core outputs of `request`, step by step. Cancelling the call aborts it."""
@@ -66,3 +96,9 @@ class Engine:
         # Serve's way of saying that the replica has drained. The constructor may not have come this far.
         if engine := getattr(self, "_engine", None):
             engine.shutdown()
+
+
+def _replica_id() -> str:
+    from ray import serve
+
+    return serve.get_replica_context().replica_id.unique_id

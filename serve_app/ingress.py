@@ -32,15 +32,18 @@ class Ingress:
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: AppConfig, engine: DeploymentHandle[Any]
     ) -> None:
-        vocabulary.install()
         self._deployment = engine.app_name, engine.deployment_name
         self._stream = engine.options(stream=True).generate
-        model_path = await asyncio.to_thread(
-            sources.resolve, config.model.source, config.model.revision, weights=False
+        # Kept for as long as the replica lives: what it uses is not evicted from the node.
+        self._model = await asyncio.to_thread(
+            sources.resolve, config.model.source, config.model.revision, config.staging, weights=False
         )
+        await asyncio.to_thread(vocabulary.install, self._model.path)
         from serve_app.vllm_adapter import RemoteLLM, attach_api
 
-        llm = RemoteLLM(engine_arguments(config, model_path, None), self._generate, self._num_ready_engines)
+        llm = RemoteLLM(
+            engine_arguments(config, self._model.path, None), self._generate, self._num_ready_engines
+        )
         self._app = api.new_app(
             config.ingress.max_body_bytes, config.engine.max_model_len, self._num_ready_engines
         )

@@ -22,14 +22,18 @@ from argparse import Namespace
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
+from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import torch
 from fastapi import FastAPI
 from msgspec.structs import replace
-from vllm import AsyncEngineArgs, SamplingParams
+from vllm import AsyncEngineArgs, SamplingParams, envs
+from vllm import __version__ as vllm_version
 from vllm.config import VllmConfig
+from vllm.config.utils import hash_factors
 from vllm.entrypoints.anthropic.api_router import attach_router as attach_messages
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -42,6 +46,7 @@ from vllm.entrypoints.serve.instrumentator.basic import show_version
 from vllm.entrypoints.serve.tokenize.api_router import attach_router as attach_tokenize
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.inputs.engine import tokens_input
+from vllm.platforms import current_platform
 from vllm.renderers import renderer_from_config
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
@@ -63,12 +68,62 @@ WARM_UP_TOKENS = 16
 # What `vllm serve` needs to be told for gpt-oss; the reasoning parser is an engine argument.
 TOOL_PARSER = "openai"
 
-__all__ = ["EngineDeadError", "RemoteLLM", "TokenEngine", "VLLMClientError", "argument_names", "attach_api"]
+# Besides vLLM and torch, what compiles kernels or is compiled against; those that are installed count.
+COMPILING_PACKAGES = (
+    "triton",
+    "flashinfer-python",
+    "flashinfer-cubin",
+    "nvidia-cutlass-dsl",
+    "quack-kernels",
+    "apache-tvm-ffi",
+    "tilelang",
+)
+
+__all__ = [
+    "EngineDeadError",
+    "RemoteLLM",
+    "TokenEngine",
+    "VLLMClientError",
+    "argument_names",
+    "attach_api",
+    "compiler_factors",
+]
 
 
 def argument_names() -> frozenset[str]:
     """The names that `engine_overrides` may use: the fields of vLLM's `AsyncEngineArgs`."""
     return frozenset(field.name for field in dataclasses.fields(AsyncEngineArgs))
+
+
+def compiler_factors() -> dict[str, Any]:
+    """What compiled code depends on besides engine arguments and host: versions, device, vLLM's switches.
+
+    Asks the driver through NVML: a CUDA context in this process would take memory from the engine's.
+    """
+    factors: dict[str, Any] = {
+        "vllm": vllm_version,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "device": current_platform.get_device_name(),
+        "capability": str(current_platform.get_device_capability()),
+        "packages": {name: _version(name) for name in COMPILING_PACKAGES},
+        # Of the environment, what vLLM itself takes into account.
+        "switches": hash_factors(envs.compile_factors()),
+    }
+    if current_platform.is_cuda():
+        from vllm.third_party import pynvml
+
+        pynvml.nvmlInit()
+        factors["driver"] = pynvml.nvmlSystemGetDriverVersion()
+        pynvml.nvmlShutdown()
+    return factors
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 # --- engine replica ------------------------------------------------------------------------------------

@@ -9,8 +9,11 @@ import multiprocessing
 import os
 import threading
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import torch
+
+from serve_app.staging import engine_phases, timeline
 
 
 def install() -> None:
@@ -21,6 +24,10 @@ def install() -> None:
     threading.Thread(target=_leave_with, args=(parent,), name="leave-with-parent", daemon=True).start()
     from vllm.platforms import current_platform
 
+    if path := os.environ.get(timeline.VARIABLE):
+        from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+        engine_phases.watch(WorkerWrapperBase, Path(path))
     if current_platform.is_cpu():
         _repair_sampling_under_speculation()
         torch.Generator = Generator  # type: ignore[misc]

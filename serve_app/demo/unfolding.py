@@ -63,15 +63,17 @@ def _place(folder: Path, mark: str, write: Callable[[Path], None]) -> bool:
     return True
 
 
-def unfold_vocabulary(folder: Path) -> bool:
-    """Make `folder`, the one that openai-harmony wants named in TIKTOKEN_ENCODINGS_BASE. True if it was
+def place_vocabulary(folder: Path, content: Callable[[], bytes] = vocabulary_bytes) -> bool:
+    """Make `folder`, the one that openai-harmony wants named in TIKTOKEN_ENCODINGS_BASE.
+
+    `content`, asked for only where the folder is not complete, gives the verified vocabulary. True if it was
     written.
     """
-    return _place(folder, VOCABULARY_SHA256, _write_vocabulary)
+    return _place(folder, VOCABULARY_SHA256, lambda made: _write_bytes(made / VOCABULARY_FILE, content()))
 
 
-def _write_vocabulary(folder: Path) -> None:
-    (folder / VOCABULARY_FILE).write_bytes(vocabulary_bytes())
+def _write_bytes(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -113,7 +115,11 @@ def unfold(folder: Path, experts: str = "auto", say: Callable[[str], None] = pri
     weights = hashlib.sha256((DATA / WEIGHTS_FILE).read_bytes()).hexdigest()
     vocabulary = folder / VOCABULARY_NAME
     steps: list[tuple[Path, str, Callable[[Path], None]]] = [
-        (vocabulary, VOCABULARY_SHA256, _write_vocabulary),
+        (
+            vocabulary,
+            VOCABULARY_SHA256,
+            lambda made: _write_bytes(made / VOCABULARY_FILE, vocabulary_bytes()),
+        ),
         (
             folder / MODEL_NAME,
             f"{FORMAT} {experts} {weights}",

@@ -74,7 +74,15 @@ def test_the_tree_is_frozen() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["hf:openai/gpt-oss-20b", "file:/models/a", "file:~/models/a", "file:$MODELS/a", "file:${MODELS}/a"],
+    [
+        "hf:openai/gpt-oss-20b",
+        "s3://bucket/models/gpt-oss-20b",
+        "s3://my.bucket-1/a/",
+        "file:/models/a",
+        "file:~/models/a",
+        "file:$MODELS/a",
+        "file:${MODELS}/a",
+    ],
 )
 def test_sources(source: str) -> None:
     assert parse(model={"source": source}).model.source == source
@@ -82,14 +90,17 @@ def test_sources(source: str) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["openai/gpt-oss-20b", "hf:gpt-oss", "hf:a/b/c", "file:models/a", "file:", "http://x/y", "", "s3://a/b"],
+    [
+        *("openai/gpt-oss-20b", "hf:gpt-oss", "hf:a/b/c", "file:models/a", "file:", "http://x/y", ""),
+        *("s3://", "s3://bucket", "s3://bucket/", "s3:bucket/a", "s3://bucket//a", "s3:///a"),
+    ],
 )
 def test_other_sources_are_refused(source: str) -> None:
     [line] = problems(model={"source": source})
     assert line.startswith(f"model.source: {source!r}: ")
     assert "hf:ORG/NAME" in line
     assert "file:FOLDER" in line
-    assert ("later release" in line) == source.startswith("s3:")
+    assert "s3://BUCKET/PREFIX" in line
 
 
 def test_an_id_that_is_no_repository_needs_a_source() -> None:
@@ -101,6 +112,37 @@ def test_revision_belongs_to_the_hub() -> None:
     assert parse(model={"revision": "abc"}).model.revision == "abc"
     [line] = problems(model={"source": "file:/a", "revision": "abc"})
     assert line.startswith("model.revision: 'abc': a folder has no revisions")
+
+
+def test_revision_of_s3_is_a_digest() -> None:
+    source = "s3://bucket/models/a"
+    assert parse(model={"source": source, "revision": "0123abcd"}).model.revision == "0123abcd"
+    for revision in ["main", "0123abc", "0123ABCD", "0123abcx"]:
+        [line] = problems(model={"source": source, "revision": revision})
+        assert line.startswith(f"model.revision: {revision!r}: must be the digest")
+
+
+def test_the_streamer_reads_from_s3() -> None:
+    engine = ENGINE | {"load_format": "runai_streamer"}
+    [line] = problems(engine=engine)
+    assert line.startswith("engine.load_format: runai_streamer: needs model.source s3://BUCKET/PREFIX")
+    config = parse(model={"source": "s3://bucket/a"}, engine=engine)
+    assert config.engine.load_format == "runai_streamer"
+
+
+def test_the_staging_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("DISK", "/mnt/nvme")
+    assert parse().staging.path == Path("/home/someone/.cache/serve_app/staged")
+    assert parse(staging={"folder": "$DISK/staged"}).staging.path == Path("/mnt/nvme/staged")
+    [line] = problems(staging={"folder": "staged"})
+    assert line.startswith("staging.folder: 'staged': must be absolute")
+
+
+@pytest.mark.parametrize("location", ["/cache", "s3://bucket", "file:/cache"])
+def test_a_compile_cache_lies_in_s3(location: str) -> None:
+    [line] = problems(staging={"compile_cache": location})
+    assert line.startswith(f"staging.compile_cache: {location!r}: allowed is s3://BUCKET/PREFIX")
 
 
 @pytest.mark.parametrize("names", [[], ["a", "a"], [""]])

@@ -3,7 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.sources import SourceError, resolve
+from serve_app import sources
+from serve_app.config import StagingConfig
+from serve_app.sources import SourceError
+
+
+def resolve(source: str, revision: str | None, *, weights: bool = True) -> str:
+    return sources.resolve(source, revision, StagingConfig(), weights=weights).path
 
 
 @pytest.fixture
@@ -69,11 +75,14 @@ def test_the_message_shows_what_was_written_and_where_that_led(
     assert str(caught.value).startswith(f"file:$WHERE/no: no config.json in {tmp_path}/no.")
 
 
-@pytest.mark.parametrize("source", ["s3:bucket/x", "/model", "openai/gpt-oss-20b", "HF:a/b", ""])
+@pytest.mark.parametrize("source", ["gs:bucket/x", "/model", "openai/gpt-oss-20b", "HF:a/b", ""])
 def test_unknown_kinds(source: str) -> None:
     with pytest.raises(SourceError) as caught:
         resolve(source, None)
-    assert str(caught.value) == f"{source}: unknown kind of source; use hf:ORG/NAME or file:FOLDER"
+    assert (
+        str(caught.value)
+        == f"{source}: unknown kind of source; use s3://BUCKET/PREFIX, hf:ORG/NAME or file:FOLDER"
+    )
 
 
 def test_the_hub_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +98,8 @@ def test_the_hub_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         message = str(caught.value)
         assert message.startswith(f"{source} (revision {named}) cannot be downloaded: ")
         assert message.endswith(
-            "Check the name, HF_TOKEN for a gated repository, and the network; or give file:FOLDER."
+            "Check the name, HF_TOKEN for a gated repository, and the network; "
+            "or give s3://BUCKET/PREFIX or file:FOLDER."
         )
 
 

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -7,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from serve_app import vocabulary
-from serve_app.demo.unfolding import VOCABULARY_FILE, VOCABULARY_SHA256
-from serve_app.vocabulary import VARIABLE, install
+from serve_app.demo.unfolding import VOCABULARY_FILE, VOCABULARY_SHA256, vocabulary_bytes
+from serve_app.vocabulary import VARIABLE, VocabularyError, from_tokenizer, install
 
 # Nothing but a folder could answer: there is no such proxy, and no other copy in the temporary folder.
 PROGRAM = """
@@ -59,3 +60,65 @@ def test_harmony_loads_with_it_and_without_a_network(tmp_path: Path, monkeypatch
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[24912, 200002]\n"
+
+
+# What `python -m serve_app.demo` writes is a tokenizer of all of harmony's tokens.
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from serve_app.demo.tokenizer import write_tokenizer
+    from serve_app.demo.unfolding import place_vocabulary
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    place_vocabulary(folder / "vocabulary")
+    write_tokenizer(folder / "vocabulary" / VOCABULARY_FILE, folder)
+    return folder / "tokenizer.json"
+
+
+def test_it_is_rebuilt_from_a_tokenizer(tokenizer: Path) -> None:
+    assert hashlib.sha256(from_tokenizer(tokenizer)).hexdigest() == VOCABULARY_SHA256
+
+
+def test_another_vocabulary_is_noticed(tokenizer: Path, tmp_path: Path) -> None:
+    content = json.loads(tokenizer.read_bytes())
+    content["model"]["vocab"]["hello"], content["model"]["vocab"]["world"] = 1, 2
+    other = tmp_path / "tokenizer.json"
+    other.write_text(json.dumps(content))
+    with pytest.raises(VocabularyError, match="does not hold harmony's vocabulary"):
+        from_tokenizer(other)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"model": {"vocab": {"\u4e2d": 0}}}', '{"model": {"vocab": 1}}']
+)
+def test_no_byte_level_tokenizer(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(VocabularyError, match=r"tokenizer\.json is no byte-level tokenizer"):
+        from_tokenizer(path)
+
+
+@pytest.mark.parametrize("has_tokenizer", [True, False])
+def test_install_rebuilds_it_and_falls_back_on_the_package(
+    tokenizer: Path, tmp_path: Path, has_tokenizer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv(VARIABLE, "")
+    asked: list[str] = []
+    packaged = vocabulary_bytes()
+    monkeypatch.setattr(vocabulary, "vocabulary_bytes", lambda: asked.append("package") or packaged)
+    install(tokenizer.parent if has_tokenizer else tmp_path)
+    assert asked == ([] if has_tokenizer else ["package"])
+    content = (tmp_path / "cache" / "vocabulary" / VOCABULARY_FILE).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == VOCABULARY_SHA256
+
+
+def test_a_model_with_another_tokenizer_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(vocabulary, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setattr(vocabulary.logger, "propagate", True)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    install(tmp_path)
+    assert "is no byte-level tokenizer" in caplog.text
+    assert (tmp_path / "cache" / "vocabulary" / VOCABULARY_FILE).is_file()
