@@ -21,10 +21,6 @@ DRAIN_POLL_S = 1.0
 # Another replica is asked for while the running ones still have a quarter of their room: it needs 73 to 233 s
 # to start (20B on an H100, warm and cold caches), and until then they have to take the growth.
 TARGET_SHARE = 0.75
-# Serve averages the load over 30 s already; waiting long on top would only add to the cold start.
-UPSCALE_DELAY_S = 10.0
-# Giving a GPU back and missing it costs a cold start: the pause has to be long beside 233 s.
-DOWNSCALE_DELAY_S = 600.0
 
 # An ingress replica's own limit must never be what holds a request up: the ingress refuses in OpenAI's form,
 # while a request that waits in the proxy's queue gets no answer. An open request costs a coroutine, and a
@@ -32,6 +28,8 @@ DOWNSCALE_DELAY_S = 600.0
 # engines can run, at least 1,000, and that in every replica, since a balancer may send everything to one.
 INGRESS_SHARE_OF_ENGINES = 4
 MIN_INGRESS_ONGOING_REQUESTS = 1000
+# Ray's label of a node with a GPU; the value is its accelerator type.
+ACCELERATOR_LABEL = "ray.io/accelerator-type"
 
 
 def engine_options(config: AppConfig) -> dict[str, Any]:
@@ -52,11 +50,18 @@ def engine_options(config: AppConfig) -> dict[str, Any]:
 
 def ingress_options(config: AppConfig) -> dict[str, Any]:
     """Returns the options of the ingress deployment: the API, on CPU cores."""
-    engines = config.engine.max_replicas * config.engine.max_concurrent_requests
+    engine = config.engine
+    actor: dict[str, Any] = {"num_cpus": config.ingress.num_cpus}
+    if engine.num_gpus and engine.accelerator_type:
+        # Serve spreads replicas over all nodes, and a node with an ingress is never idle: its GPU would not
+        # be given back. On a node with a GPU only where no other has room, as on a single machine.
+        actor["label_selector"] = {ACCELERATOR_LABEL: f"!{engine.accelerator_type}"}
+        actor["fallback_strategy"] = [{"label_selector": {}}]
+    engines = engine.max_replicas * engine.max_concurrent_requests
     options = {
         "num_replicas": config.ingress.replicas,
         "max_ongoing_requests": max(MIN_INGRESS_ONGOING_REQUESTS, INGRESS_SHARE_OF_ENGINES * engines),
-        "ray_actor_options": {"num_cpus": config.ingress.num_cpus},
+        "ray_actor_options": actor,
     }
     return options | _lifecycle(config)
 
@@ -70,8 +75,8 @@ def _num_replicas(config: AppConfig) -> dict[str, Any]:
             "min_replicas": engine.min_replicas,
             "max_replicas": engine.max_replicas,
             "target_ongoing_requests": max(1, math.floor(TARGET_SHARE * engine.max_concurrent_requests)),
-            "upscale_delay_s": UPSCALE_DELAY_S,
-            "downscale_delay_s": DOWNSCALE_DELAY_S,
+            "upscale_delay_s": engine.upscale_delay_s,
+            "downscale_delay_s": engine.downscale_delay_s,
         }
     }
 

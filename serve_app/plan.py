@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from serve_app import architectures, deployment_options
+from serve_app import architectures, deployment_options, fast_paths
 from serve_app.architectures import Architecture, SpeculatorArchitecture
 from serve_app.config import AppConfig, ConfigError, check_overrides, read_config
 from serve_app.engine_arguments import engine_arguments
@@ -57,15 +57,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     plan = make_plan(config, int(options.gpu_memory_gib * GIB_BYTES), ram_bytes())
     plan = {"file": options.config} | plan
-    plan["notes"] = [*notes, *plan["notes"]]
+    plan["notes"] = [*notes, *plan["notes"], *map(str, fast_paths.missing(config, os.environ))]
     print(json.dumps(plan, indent=2) if options.json else render(plan))
     return 0
 
 
 def make_plan(config: AppConfig, gpu_bytes: int, total_ram_bytes: int) -> dict[str, Any]:
     """Returns the plan as plain data, for `plan_text.render` or JSON."""
-    model_path = _location(config.model.source)
-    speculator_path = _location(config.speculator.source) if config.speculator else None
+    model_path = _location(config.model.source, config)
+    speculator_path = _location(config.speculator.source, config) if config.speculator else None
     arguments = engine_arguments(config, model_path, speculator_path)
     model, speculator, notes = _shapes(config)
     memory, problems = _memory(config, model, speculator, gpu_bytes, total_ram_bytes)
@@ -106,9 +106,16 @@ def _check_override_names(config: AppConfig, file: str) -> list[str]:
     return []
 
 
-def _location(source: str) -> str:
+def _location(source: str, config: AppConfig) -> str:
     kind, _, location = source.partition(":")
+    if kind == "s3":
+        # The node fills in which version: the manifest's digest.
+        return f"{config.staging.folder}/{_name(source)}-DIGEST"
     return str(_folder(location)) if kind == "file" else location
+
+
+def _name(location: str) -> str:
+    return location.rstrip("/").split("/")[-1]
 
 
 def _folder(location: str) -> Path:
@@ -124,7 +131,7 @@ def _shapes(config: AppConfig) -> tuple[Architecture | None, SpeculatorArchitect
         if kind == "file":
             model = architectures.from_config_json(_folder(location))
         else:
-            model = KNOWN_MODELS.get(location.split("/")[-1])
+            model = KNOWN_MODELS.get(_name(location))
             if model is None:
                 notes.append(f"the shape of {location} is not known here, so its memory is not planned")
         if config.speculator and config.speculator.source.startswith("file:"):

@@ -38,6 +38,12 @@ def test_engine_that_scales() -> None:
     }
 
 
+def test_how_soon_it_scales_is_configured() -> None:
+    options = engine_options(parse({"max_replicas": 2, "upscale_delay_s": 0, "downscale_delay_s": 5}))
+    scaling = options["autoscaling_config"]
+    assert (scaling["upscale_delay_s"], scaling["downscale_delay_s"]) == (0, 5)
+
+
 @pytest.mark.parametrize(("requests", "target"), [(1, 1), (2, 1), (3, 2), (4, 3), (64, 48)])
 def test_scaling_starts_below_the_limit_and_never_at_nothing(requests: int, target: int) -> None:
     options = engine_options(parse({"max_concurrent_requests": requests, "max_replicas": 2}))
@@ -56,7 +62,18 @@ def test_any_gpu() -> None:
 def test_environment_reaches_the_engines_only() -> None:
     config = parse({"environment": {"A": "1"}})
     assert engine_options(config)["ray_actor_options"]["runtime_env"] == {"env_vars": {"A": "1"}}
-    assert ingress_options(config)["ray_actor_options"] == {"num_cpus": 1}
+    assert "runtime_env" not in ingress_options(config)["ray_actor_options"]
+
+
+def test_an_ingress_takes_a_node_with_a_gpu_only_where_there_is_no_other() -> None:
+    """Ray tries the selector first, then the fallback; a CPU service has no GPU nodes to keep free."""
+    assert ingress_options(parse())["ray_actor_options"] == {
+        "num_cpus": 1,
+        "label_selector": {"ray.io/accelerator-type": "!H100"},
+        "fallback_strategy": [{"label_selector": {}}],
+    }
+    for engine in ({"num_gpus": 0}, {"accelerator_type": None}):
+        assert ingress_options(parse(engine))["ray_actor_options"] == {"num_cpus": 1}
 
 
 @pytest.mark.parametrize(("max_replicas", "limit"), [(1, 1000), (3, 1000), (4, 1024), (8, 2048)])
