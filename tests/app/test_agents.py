@@ -8,7 +8,7 @@ import agents
 import pytest
 from openai import AsyncOpenAI
 
-from tests.app.conftest import MODEL, Service
+from tests.services import MODEL, Service
 
 pytestmark = pytest.mark.app
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.app.conftest import MODEL, Service
+from tests.services import MODEL, Service
 
 pytestmark = pytest.mark.app
 

@@ -10,7 +10,7 @@ import pytest
 import ray
 from ray import serve
 
-from tests.app.conftest import MODEL, Service
+from tests.services import MODEL, Service
 
 pytestmark = pytest.mark.app
 

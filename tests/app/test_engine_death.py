@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.app.conftest import MODEL, START_TIMEOUT_S, Service
+from tests.services import MODEL, START_TIMEOUT_S, Service
 
 pytestmark = pytest.mark.app
 

@@ -17,7 +17,7 @@ import pytest
 from serve_app import sources, vocabulary
 from serve_app.config import read_config
 from serve_app.engine_arguments import engine_arguments
-from tests.app.conftest import MODEL, ROOT, Service, running
+from tests.services import MODEL, ROOT, Service, running
 
 pytestmark = [pytest.mark.app, pytest.mark.engine]
 

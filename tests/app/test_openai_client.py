@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from tests.app.conftest import MODEL, Service
+from tests.services import MODEL, Service
 
 pytestmark = pytest.mark.app
 

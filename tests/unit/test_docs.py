@@ -11,7 +11,7 @@ import shlex
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pytest
 import yaml
@@ -81,6 +81,8 @@ def kinds(annotation: Any) -> list[str]:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType):
         return [name for argument in arguments for name in kinds(argument)]
+    if origin is Annotated:
+        return kinds(arguments[0])
     if origin is Literal:
         return [f"`{value}`" for value in arguments]
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

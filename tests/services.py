@@ -1,0 +1,96 @@
+"""Servers that tests start: `scripts/serve` or another, each on its own port, all of it gone in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).parents[1]
+MODEL = "gpt-oss-demo"
+# Three minutes is what a start may take on two idle cores; the rest is for a busy machine.
+START_TIMEOUT_S = 600
+STOP_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Service:
+    """A server to talk to, and the log of its process."""
+
+    url: str
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def v1(self) -> str:
+        return f"{self.url}/v1"
+
+    @property
+    def ray_address(self) -> str:
+        """Of the Ray instance that the service has started, which need not be the machine's only one."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            for argument in process.cmdline():
+                if argument.startswith("--gcs-address="):
+                    return argument.partition("=")[2]
+        raise RuntimeError("the service has started no Ray instance")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until `/health` says 200. Fails with the end of the log when the process ends or time runs out."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass  # nothing listens yet
+        time.sleep(0.5)
+    tail = log.read_text(errors="replace")[-6000:]
+    raise RuntimeError(f"{process.args!r} is not ready (exit status {process.poll()}); its log ends:\n{tail}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """In order; what is left of the process group after that is killed."""
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def running(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[Service]:
+    """A server that takes `--port`, from when it is ready to the end of the block."""
+    port = free_port()
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
+        )
+    try:
+        service = Service(f"http://127.0.0.1:{port}", log, process)
+        wait_until_ready(service.url, process, log)
+        yield service
+    finally:
+        stop(process)
