@@ -102,7 +102,7 @@ def compiler_factors() -> dict[str, Any]:
     """
     factors: dict[str, Any] = {
         "vllm": vllm_version,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
         "device": current_platform.get_device_name(),
         "capability": str(current_platform.get_device_capability()),

@@ -25,6 +25,10 @@ class UnsafeArchiveError(Exception):
     """An archive with a member that no publisher of ours writes. None of it is used."""
 
 
+# What `unpack` raises for a file that is damaged or unsafe; an `OSError` is of the disk.
+BROKEN = (UnsafeArchiveError, tarfile.TarError, ValueError, ArithmeticError)
+
+
 class ChangedFileError(Exception):
     """A file changed while it was being packed."""
 
@@ -92,8 +96,8 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> list[str]:
     """Writes what is in `archive` below the new folder `folder`. Returns the files' relative paths.
 
     Raises `UnsafeArchiveError` for anything but regular files and folders inside it, or more than `max_bytes`
-    of them; `tarfile.TarError`, `OSError`, `EOFError` or `zlib.error` for a damaged file. What has been
-    written by then stays in `folder`, for the caller to remove.
+    of them, and others of `BROKEN` for a damaged file. What has been written by then stays in `folder`, for
+    the caller to remove.
     """
     folder.mkdir(parents=True)
     paths: set[str] = set()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import shutil
-import tarfile
 import tempfile
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -135,7 +132,7 @@ class CompileCache:
                 paths = archives.unpack(archive, unpacked, shutil.disk_usage(work).free - RESERVE_BYTES)
                 if strange := next((path for path in paths if not travels(path)), None):
                     raise UnsafeArchiveError(f"{strange!r} is of no cache")
-            except (UnsafeArchiveError, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+            except archives.BROKEN as error:
                 raise CorruptObjectError(str(error)) from error
             for path in paths:
                 target = self.folder.path / path

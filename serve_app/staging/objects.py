@@ -146,7 +146,7 @@ def explained(error: BaseException, what: str) -> StagingError:
     elif is_transient(error):
         advice = "check the network and AWS_ENDPOINT_URL, then start again: what has arrived is kept"
     else:
-        advice = "check AWS_REGION and AWS_ENDPOINT_URL"
+        advice = "check AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
     return StagingError(f"{what}: {error}; {advice}")
 
 

@@ -68,7 +68,7 @@ def append(path: Path, event: Event) -> None:
     try:
         file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            os.write(file, msgspec.json.encode(event) + b"\n")
+            os.write(file, msgspec.json.encode(event, enc_hook=str) + b"\n")
         finally:
             os.close(file)
     except OSError as error:

@@ -100,9 +100,9 @@ def _kill_at(step: int, folder: str) -> None:
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         nonlocal num_steps
-        if event in _STEPS and any(
-            isinstance(path, (str, Path)) and folder in str(path) for path in arguments
-        ):
+        # What rmtree removes it names relative to its folder.
+        is_inside = any(isinstance(path, (str, Path)) and folder in str(path) for path in arguments)
+        if event in _REMOVALS or (event in _STEPS and is_inside):
             num_steps += 1
             if num_steps == step:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -111,16 +111,8 @@ def _kill_at(step: int, folder: str) -> None:
 
 
 # Python's audit events of what changes or opens files, and of what finishes a download.
-_STEPS = {
-    "open",
-    "os.mkdir",
-    "os.rename",
-    "os.rmdir",
-    "os.remove",
-    "os.utime",
-    "os.truncate",
-    "shutil.rmtree",
-}
+_STEPS = {"open", "os.mkdir", "os.rename", "os.utime", "os.truncate", "shutil.rmtree"}
+_REMOVALS = {"os.remove", "os.rmdir"}
 
 
 class Worker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import tarfile
@@ -123,7 +124,7 @@ def test_files_that_change_meanwhile(
 
 
 MALICIOUS = {
-    "absolute": member("/tmp/serve-app-test-absolute"),
+    "absolute": member("ABSOLUTE/outside"),
     "parent": member("../outside"),
     "parent inside": member("vllm/../../outside"),
     "dot": member("./vllm/a"),
@@ -144,15 +145,21 @@ MALICIOUS = {
 }
 
 
+def malicious(name: str, outside: Path) -> tarfile.TarInfo:
+    """The member; an absolute one leads to the folder `outside`."""
+    info = copy.copy(MALICIOUS[name])
+    info.name = info.name.replace("ABSOLUTE", str(outside))
+    return info
+
+
 @pytest.mark.parametrize("name", MALICIOUS)
 def test_malicious_members(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "inside/target"
-    archive = make_tar(tmp_path / "archive", member("vllm/first"), MALICIOUS[name])
+    archive = make_tar(tmp_path / "archive", member("vllm/first"), malicious(name, tmp_path))
     with pytest.raises(UnsafeArchiveError):
         archives.unpack(archive, folder, ROOM)
     written = {path for path in tmp_path.rglob("*") if not path.is_dir()}
     assert written == {archive, folder / "vllm/first"}
-    assert not Path("/tmp/serve-app-test-absolute").exists()
 
 
 def test_a_file_through_a_link_of_the_same_archive(tmp_path: Path) -> None:
@@ -162,6 +169,15 @@ def test_a_file_through_a_link_of_the_same_archive(tmp_path: Path) -> None:
             make_tar(tmp_path / "archive", link, member("vllm/out/gotcha")), tmp_path / "target", ROOM
         )
     assert not (tmp_path / "gotcha").exists()
+
+
+@pytest.mark.parametrize("time", ["soon", "1e999", "NaN", "-1e30"])
+def test_a_time_that_is_none(tmp_path: Path, time: str) -> None:
+    info = member("vllm/a")
+    info.pax_headers = {"mtime": time}
+    archive = make_tar(tmp_path / "archive", info)
+    with pytest.raises(archives.BROKEN):
+        archives.unpack(archive, tmp_path / "target", ROOM)
 
 
 def test_a_member_twice(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from serve_app.config import AppConfig
-from serve_app.config_sections import EngineConfig
+from serve_app.config import AppConfig, EngineConfig
 from serve_app.engine_arguments import engine_arguments
 from serve_app.staging.cache_key import IRRELEVANT_ARGUMENTS, cpu_flags, factors_of, key_of
 
@@ -59,14 +59,28 @@ def test_irrelevant_arguments_do_not(checkpoint: Path, name: str) -> None:
     assert key(checkpoint, {name: "another"}) == key(checkpoint)
 
 
-def test_irrelevant_arguments_are_arguments(checkpoint: Path) -> None:
+@pytest.mark.filterwarnings("ignore")
+def test_irrelevant_arguments_are_arguments() -> None:
     """A misspelt name would leave nothing out."""
-    pytest.importorskip("vllm.engine.arg_utils", exc_type=ImportError)
-    import dataclasses
+    from serve_app.vllm_adapter import argument_names
 
-    from vllm import AsyncEngineArgs
+    assert set(IRRELEVANT_ARGUMENTS) <= argument_names()
 
-    assert set(IRRELEVANT_ARGUMENTS) <= {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+
+@pytest.mark.filterwarnings("ignore")
+def test_compiler_of_this_machine(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve_app.vllm_adapter import compiler_factors
+
+    here = compiler_factors()
+    assert here["vllm"].startswith("0.29")
+    assert {"torch", "cuda", "device", "capability", "packages", "switches"} <= set(here)
+    assert json.loads(json.dumps(here)) == here
+    # Where caches lie, and what a process is told besides, make no difference to vLLM either.
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "/elsewhere")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
+    assert key(checkpoint, compiler=compiler_factors()) == key(checkpoint, compiler=here)
+    monkeypatch.setenv("VLLM_USE_AOT_COMPILE", "0")
+    assert compiler_factors()["switches"] != here["switches"]
 
 
 def test_the_folder_matters(checkpoint: Path) -> None:

@@ -29,7 +29,7 @@ from serve_app.staging.locks import Lock
 from serve_app.staging.objects import S3Location
 from tests.unit.staging.conftest import S3
 from tests.unit.staging.fault_proxy import OK, Fault, FaultProxy, Plan, Request
-from tests.unit.staging.test_archives import MALICIOUS, make_tar, member
+from tests.unit.staging.test_archives import MALICIOUS, make_tar, malicious, member
 
 ARGUMENTS = {"model": "openai/gpt-oss-20b", "max_num_seqs": 64}
 COMPILER = {"vllm": "0.29.0", "device": "NVIDIA H100"}
@@ -247,11 +247,11 @@ def test_a_bucket_that_was_emptied_is_filled_again(node: Node, s3: S3) -> None:
 
 
 def test_files_of_other_names_are_no_generations(node: Node, s3: S3) -> None:
-    cache = node.started(COMPILED)
+    key = node.cache().key
     for name in ("00009.tar.gz.bak", "notes.txt", "9.tar.gz", "deeper/00009.tar.gz"):
-        s3.client.put_object(Bucket=s3.bucket, Key=f"caches/{cache.key}/{name}", Body=b"")
-    publish(cache)
-    assert f"caches/{cache.key}/00001.tar.gz" in objects_in(s3)
+        s3.client.put_object(Bucket=s3.bucket, Key=f"caches/{key}/{name}", Body=b"")
+    publish(node.started(COMPILED))
+    assert f"caches/{key}/00001.tar.gz" in objects_in(s3)
 
 
 def test_generations_have_an_end(node: Node, s3: S3, log: pytest.LogCaptureFixture) -> None:
@@ -318,11 +318,12 @@ def test_what_stays_on_the_node(node: Node) -> None:
         "vllm/startup_plan/startup_plan_1.json": b"",
         "vllm/gpu_p2p_access_cache_for_0,1.json": b"",
         "vllm/assets/picture.png": b"",
-        "vllm/torch_compile_cache/torch_aot_compile/h/inductor_cache/locks/x.lock": b"",
+        "vllm/torch_compile_cache/torch_aot_compile/h/inductor_cache/locks/x": b"",
         "vllm/torch_compile_cache/torch_aot_compile/h/rank_0_0/model.123.tmp": b"",
         "triton/KEY/lock": b"",
         "triton/KEY/tmp.pid_1_2/kernel.cubin": b"",
-        "flashinfer/.cache/flashinfer/0.6/90a/cached_ops/tmp.lock": b"",
+        "flashinfer/.cache/flashinfer/0.6/90a/cached_ops/tmp/norm.lock": b"",
+        "vllm/flashinfer_autotune_cache/h/autotune_configs.json.tmp.77": b"",
         "generation.json.old": b"",
         "elsewhere/file": b"",
     }
@@ -373,10 +374,24 @@ def test_damaged_archives(
     assert content_of(node.started()) == COMPILED
 
 
+@pytest.mark.parametrize("metadata", [{}, {"sha256": "0" * 64}])
+def test_whole_archives_that_are_not_what_was_sent(
+    node: Node, s3: S3, log: pytest.LogCaptureFixture, metadata: dict[str, str]
+) -> None:
+    cache = node.cache()
+    content = make_tar(node.folder.parent / "a", member("vllm/a")).read_bytes()
+    key = f"caches/{cache.key}/00001.tar.gz"
+    s3.client.put_object(Bucket=s3.bucket, Key=key, Body=content, Metadata=metadata)
+    cache.restore()
+    assert content_of(cache) == {}
+    assert "SHA-256" in warnings(log)[0]
+
+
 @pytest.mark.parametrize("name", MALICIOUS)
 def test_malicious_archives(node: Node, s3: S3, log: pytest.LogCaptureFixture, name: str) -> None:
     cache = node.cache()
-    put(s3, cache, 1, make_tar(node.folder.parent / "a", member("vllm/first"), MALICIOUS[name]).read_bytes())
+    bad = malicious(name, node.folder.parent)
+    put(s3, cache, 1, make_tar(node.folder.parent / "a", member("vllm/first"), bad).read_bytes())
     cache.restore()
     assert content_of(cache) == {}
     assert {path.name for path in node.folder.parent.iterdir()} == {"a", "staged"}
@@ -545,15 +560,19 @@ def test_what_killed_processes_left_is_removed(node: Node) -> None:
 
 
 def test_caches_of_the_past_are_removed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    old, used, recent = (node.started(COMPILED, vllm=version) for version in ("1", "2", "3"))
-    for cache in (old, used):
+    def end(cache: CompileCache) -> None:
+        assert cache._in_use
+        cache._in_use.close()
+
+    old, used, started_again, recent = (node.started(COMPILED, vllm=version) for version in "1235")
+    for cache in (old, used, started_again):
         os.utime(node.folder / "compile/.in-use" / cache.folder.path.name, (1, 1))
-    assert old._in_use
-    old._in_use.close()
+    for cache in (started_again, node.started(vllm="3"), old, recent):
+        end(cache)
     node.started(vllm="4")
     assert not old.folder.path.exists()
-    assert used.folder.path.exists()
-    assert recent.folder.path.exists()
+    for cache in (used, started_again, recent):
+        assert cache.folder.path.exists()
     assert [path.name for path in (node.folder / "compile").glob(".removed-*")] == []
     # The key may come back.
     assert content_of(node.started(COMPILED, vllm="1")) == COMPILED

@@ -207,7 +207,7 @@ class TestFaultsWithoutEnd:
             ),
             (Fault(status=400, code="ExpiredToken"), StagingError, "ExpiredToken", "instance profile", 1),
             (Fault(status=403, code="RequestTimeTooSkewed"), StagingError, "Skewed", "set the clock", 1),
-            (Fault(status=400, code="InvalidRequest"), StagingError, "InvalidRequest", "check AWS_REGION", 1),
+            (Fault(status=400, code="InvalidRequest"), StagingError, "InvalidRequest", "check AWS_DEFAULT_REGION", 1),
             (Fault(flip_at=5), CorruptObjectError, "SHA-256, 3 times", "publish this version again", 3),
             (
                 Fault(status=404, code="NoSuchKey"),
@@ -256,8 +256,11 @@ class TestFaultsWithoutEnd:
         assert_complete(stage(version, tmp_path).path, version)
         assert len(proxy.gets()) == 1
 
-    def test_progress_is_no_failure(self, version: Version, proxy: FaultProxy, tmp_path: Path) -> None:
-        # More breaks than attempts, and a chunk or more between each two.
+    def test_progress_is_no_failure(
+        self, version: Version, proxy: FaultProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # More breaks in a range than attempts, and a chunk or more between each two.
+        monkeypatch.setattr(objects, "MAX_ATTEMPTS", 2)
         proxy.plan = lambda request: Fault(close_at=CHUNK_BYTES + 1)
         assert_complete(stage(version, tmp_path).path, version)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -122,6 +123,31 @@ def test_killed_before_every_file_operation(s3: S3, proxy: FaultProxy, tmp_path:
     assert before_rename >= 2
     assert after_rename >= 2
     assert step > 25
+
+
+def test_killed_while_evicting(s3: S3, proxy: FaultProxy, tmp_path: Path) -> None:
+    sizes = {"config.json": 100, "LICENSE": 200}
+    old, new = (put(s3, random_content(seed, sizes), f"models/v{seed}") for seed in range(2))
+    stage(old, tmp_path / "before").close()
+    budget = new.manifest.total_bytes + 50
+    step, num_evicted = 0, 0
+    while True:
+        step += 1
+        folder = tmp_path / str(step)
+        shutil.copytree(tmp_path / "before", folder)
+        job = Job(proxy.endpoint, new.location, folder, RANGE_BYTES, max_bytes=budget, kill_at_step=step)
+        with Worker(job) as process:
+            what, _ = process.result()
+        if what == "done":
+            break
+        assert what == "ended"
+        # Whole or not there, and with it whatever made room for the new one.
+        num_evicted += not is_complete(old, folder)
+        stage(new, folder, max_bytes=budget)
+        assert is_complete(new, folder)
+        assert not is_complete(old, folder)
+        assert list((folder / ".evicted").iterdir()) == []
+    assert 10 < num_evicted < step - 10
 
 
 def test_eight_at_once(job: Job, version: Version, proxy: FaultProxy) -> None:

@@ -84,8 +84,8 @@ def test_what_may_pass(error: Exception) -> None:
         (NoCredentialsError(), "give the node an instance profile, or set AWS_PROFILE"),
         (CredentialRetrievalError(provider="p", error_msg="m"), "give the node an instance profile"),
         (client_error(404, "NoSuchBucket"), "check bucket and prefix, or publish it"),
-        (client_error(301, "PermanentRedirect"), "check AWS_REGION and AWS_ENDPOINT_URL"),
-        (ParamValidationError(report="r"), "check AWS_REGION and AWS_ENDPOINT_URL"),
+        (client_error(301, "PermanentRedirect"), "check AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"),
+        (ParamValidationError(report="r"), "check AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"),
     ],
 )
 def test_what_does_not_pass(error: Exception, advice: str) -> None:

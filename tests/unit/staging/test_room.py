@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from serve_app.staging.locks import Lock
 from serve_app.staging.partial import allocated_bytes
 from serve_app.staging.store import StagedFolder
 from tests.unit.staging.conftest import S3
-from tests.unit.staging.fault_proxy import OK, Fault, FaultProxy, Request
+from tests.unit.staging.fault_proxy import OK, PATIENCE_S, Fault, FaultProxy, Request
 from tests.unit.staging.processes import Job, Worker
 from tests.unit.staging.versions import (
     RANGE_BYTES,
@@ -40,12 +42,12 @@ def versions(s3: S3) -> list[Version]:
     return [put(s3, random_content(number), f"models/v{number}") for number in range(3)]
 
 
-def used_at(version: Version, folder: Path, time: int) -> None:
+def used_at(version: Version, folder: Path, when: int) -> None:
     """Sets the time of the version's last use."""
     name = version.manifest.digest[:16]
     for path in (folder / ".in-use" / name, folder / version.folder_name, folder / ".partial" / name):
         if path.exists():
-            os.utime(path, (time, time))
+            os.utime(path, (when, when))
 
 
 def present(folder: Path, versions: list[Version]) -> list[int]:
@@ -196,6 +198,48 @@ def test_a_version_that_another_process_evicts_first(versions: list[Version], tm
     assert present(tmp_path, versions) == []
 
 
+def has_waiter(lock: Path) -> bool:
+    """Whether anybody waits for the lock, as the kernel tells it."""
+    inode = f":{lock.stat().st_ino} "
+    return any(" -> " in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def wait_for_waiter(lock: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (lock.exists() and has_waiter(lock)):
+        assert time.monotonic() < deadline, f"nobody waits for {lock}"
+        time.sleep(0.005)
+
+
+def test_a_version_that_is_evicted_just_when_it_was_to_be_used(
+    versions: list[Version], proxy: FaultProxy, tmp_path: Path
+) -> None:
+    version = versions[0]
+    staged = stage(version, tmp_path)
+    staged.close()
+    mark = tmp_path / ".in-use" / version.manifest.digest[:16]
+    with ThreadPoolExecutor(1) as pool, Lock(mark) as evictor:
+        assert evictor.try_exclusive()
+        again = pool.submit(stage, version, tmp_path)
+        wait_for_waiter(mark)
+        staged.path.rename(tmp_path / "away")
+        evictor.close()
+        assert_complete(again.result().path, version)
+
+
+def test_room_is_made_for_one_version_at_a_time(
+    versions: list[Version], proxy: FaultProxy, tmp_path: Path
+) -> None:
+    turn = tmp_path / ".locks" / "room"
+    with ThreadPoolExecutor(1) as pool, Lock(turn) as other:
+        assert other.try_exclusive()
+        staged = pool.submit(stage, versions[0], tmp_path)
+        wait_for_waiter(turn)
+        assert allocated_bytes(partial_of(versions[0], tmp_path)) == 0
+        other.close()
+        assert_complete(staged.result().path, versions[0])
+
+
 def test_eviction_against_use(versions: list[Version], tmp_path: Path) -> None:
     """Whoever gets a folder has it whole for as long as he wants, however often it is evicted."""
     budget, num_rounds = 2 * SIZE + 10_000, 12
@@ -266,9 +310,9 @@ class TestDisk:
         self, versions: list[Version], small_disk: Callable[[int], Path]
     ) -> None:
         disk = small_disk(2 * SIZE + 160 * 1024)
-        for time, version in enumerate(versions):
+        for number, version in enumerate(versions):
             stage(version, disk).close()
-            used_at(version, disk, time + 1)
+            used_at(version, disk, number + 1)
         assert present(disk, versions) == [1, 2]
 
     def test_a_disk_that_fills_up_meanwhile(

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import urllib3
+from urllib3.exceptions import ProtocolError
 
+from serve_app.staging import objects
 from serve_app.staging.watchdog import PIECE_BYTES, BrokenOffError, Watchdog
 from tests.unit.staging.conftest import S3
 from tests.unit.staging.fault_proxy import Fault, FaultProxy
@@ -85,5 +87,21 @@ class TestReset:
         proxy.plan = lambda request: Fault(reset_at=1000)
 
     def test_other_errors_stay_what_they_are(self, stream: BaseHTTPResponse) -> None:
-        with Watchdog(10) as watchdog, pytest.raises(urllib3.exceptions.ProtocolError):
+        with Watchdog(10) as watchdog, pytest.raises(ProtocolError):
             watchdog.read(stream)
+
+
+class TestClosed:
+    @pytest.fixture(autouse=True)
+    def close(self, proxy: FaultProxy) -> None:
+        proxy.plan = lambda request: Fault(close_at=1000)
+
+    def test_a_body_that_ends_too_soon(self, s3: S3) -> None:
+        # botocore's clients tell urllib3 to let that pass.
+        s3.client.put_object(Bucket=s3.bucket, Key="a", Body=bytes(SIZE))
+        answer = objects.new_client().get_object(Bucket=s3.bucket, Key="a")
+        with Watchdog(10) as watchdog, answer["Body"] as body:
+            stream = cast("BaseHTTPResponse", body)
+            assert len(watchdog.read(stream)) == 1000
+            with pytest.raises(ProtocolError, match="262,144 bytes of the answer are missing"):
+                watchdog.read(stream)
