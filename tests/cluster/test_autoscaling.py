@@ -179,7 +179,9 @@ def belongs(process: psutil.Process, folder: Path) -> bool:
 
 def stop(ray_start: subprocess.Popen[bytes], folder: Path) -> None:
     """All that it has started, and nothing else: `ray stop` would take every Ray of the machine down."""
-    processes = psutil.Process(ray_start.pid).children(recursive=True)
+    processes: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # `ray start` may have failed
+        processes = psutil.Process(ray_start.pid).children(recursive=True)
     ray_start.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         ray_start.wait(20)

@@ -46,7 +46,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         validate_config(document)
         document = AWSNodeProvider.fillout_available_node_types_resources(document)
         document = json.loads(json.dumps(document).replace(GROUP, make_security_group(document)))
-        yield bootstrap_aws(document)
+        yield bootstrap_aws(document)  # type: ignore[no-untyped-call]
 
 
 def make_security_group(document: dict[str, Any]) -> str:

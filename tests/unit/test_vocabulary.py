@@ -104,8 +104,12 @@ def test_install_rebuilds_it_and_falls_back_on_the_package(
     monkeypatch.setattr(vocabulary, "CACHE", tmp_path / "cache")
     monkeypatch.setenv(VARIABLE, "")
     asked: list[str] = []
-    packaged = vocabulary_bytes()
-    monkeypatch.setattr(vocabulary, "vocabulary_bytes", lambda: asked.append("package") or packaged)
+
+    def packaged() -> bytes:
+        asked.append("package")
+        return vocabulary_bytes()
+
+    monkeypatch.setattr(vocabulary, "vocabulary_bytes", packaged)
     install(tokenizer.parent if has_tokenizer else tmp_path)
     assert asked == ([] if has_tokenizer else ["package"])
     content = (tmp_path / "cache" / "vocabulary" / VOCABULARY_FILE).read_bytes()

@@ -207,7 +207,13 @@ class TestFaultsWithoutEnd:
             ),
             (Fault(status=400, code="ExpiredToken"), StagingError, "ExpiredToken", "instance profile", 1),
             (Fault(status=403, code="RequestTimeTooSkewed"), StagingError, "Skewed", "set the clock", 1),
-            (Fault(status=400, code="InvalidRequest"), StagingError, "InvalidRequest", "check AWS_DEFAULT_REGION", 1),
+            (
+                Fault(status=400, code="InvalidRequest"),
+                StagingError,
+                "InvalidRequest",
+                "check AWS_DEFAULT_REGION",
+                1,
+            ),
             (Fault(flip_at=5), CorruptObjectError, "SHA-256, 3 times", "publish this version again", 3),
             (
                 Fault(status=404, code="NoSuchKey"),
