@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -34,6 +35,8 @@ class S3:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
+    # A line for each request would drown what a failed test has to say.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
