@@ -9,9 +9,10 @@ FOLDER/.evicted/...     on its way out (`room`)
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -82,12 +83,15 @@ class Store:
         """Returns the folder that holds the version at `location`, after downloading it if need be.
 
         Args:
-            digest: the version that must be there, by the first characters of its digest; None for any.
+            digest: the version that must be there, by the first characters of its digest; None for any. Where
+                the node has it, S3 is not asked.
             keep: which of its files are needed; a complete folder serves as well.
             progress: hears of it; default: lines in the log.
 
         Raises `StagingError`. What has arrived by then is kept for the next attempt.
         """
+        if digest and (staged := self._pinned(location.name, digest)):
+            return staged
         whole = read_manifest(self._client, location)
         if digest and not whole.digest.startswith(digest):
             raise StagingError(
@@ -112,6 +116,16 @@ class Store:
     def place(self, name: str, manifest: Manifest) -> Path:
         """Returns where the version lies once it is complete."""
         return self.folder / f"{name}-{_short(manifest)}"
+
+    def _pinned(self, name: str, digest: str) -> StagedFolder | None:
+        """The version of this digest if it is complete. A node can start again while S3 cannot be reached."""
+        for place in self.folder.glob(f"{glob.escape(name)}-{digest[:DIGEST_CHARACTERS]}*"):
+            with suppress(OSError, StagingError):
+                copy = place / f".{manifests.NAME}"
+                manifest = manifests.decode(copy.read_bytes(), str(copy))
+                if manifest.digest.startswith(digest) and place == self.place(name, manifest):
+                    return self._use(name, manifest)
+        return None
 
     def _use(self, name: str, manifest: Manifest) -> StagedFolder | None:
         """The version, marked as in use, if it is complete."""

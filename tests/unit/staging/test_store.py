@@ -83,6 +83,26 @@ def test_a_pinned_digest(store: Store, version: Version, proxy: FaultProxy) -> N
     assert "give the digest that `stage publish` printed" in str(caught.value)
 
 
+@pytest.mark.parametrize("length", [8, 16, 20, 64])
+def test_a_pinned_digest_that_is_there_needs_no_s3(
+    store: Store, version: Version, proxy: FaultProxy, length: int
+) -> None:
+    """A replica that starts again, or another one, while S3 cannot be reached."""
+    place = store.stage(version.location).path
+    proxy.forget()
+    digest = version.manifest.digest[:length]
+    for keep in (None, lambda path: not is_weights(path)):
+        assert store.stage(version.location, digest=digest, keep=keep).path == place
+    assert proxy.log == []
+    # Neither another version nor a folder that is not whole stands in for it.
+    with pytest.raises(StagingError, match="holds version"):
+        store.stage(version.location, digest="0123abcd")
+    (place / ".manifest.json").unlink()
+    proxy.forget()
+    store.stage(version.location, digest=digest)
+    assert [exchange.request.path[-13:] for exchange in proxy.log] == ["manifest.json"]
+
+
 def test_nothing_is_published(s3: S3, tmp_path: Path) -> None:
     location = s3.location("models/none")
     s3.client.put_object(Bucket=s3.bucket, Key=location.key("config.json"), Body=b"{}")
