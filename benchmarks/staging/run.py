@@ -8,6 +8,7 @@ sendfile (s3_files.py); `server` is that server alone, its bytes thrown away. Ne
 bucket and the target, and 2 GiB of disk for the rounds on disk.
 
 - `fetch` is the whole command: start-up, every SHA-256, fsync, rename.
+- `stage` is the same without its imports, as in a replica that has them.
 - `aws` is the whole command; it has no SHA-256 and does not fsync.
 - `streamer` reads into memory and writes no file. Timed without its imports (seconds), in its favour.
 """
@@ -60,6 +61,20 @@ threads = [threading.Thread(target=drain, args=item) for item in work]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 """
+# What a replica does: `fetch` without the start of Python and the imports.
+STAGE = """
+import json, resource, sys, time
+from pathlib import Path
+from serve_app.config_sections import StagingConfig
+from serve_app.sources import store
+from serve_app.staging.objects import S3Location
+def cpu():
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+start, used = time.perf_counter(), cpu()
+store(StagingConfig(folder=sys.argv[2])).stage(S3Location.parse(sys.argv[1]))
+print(json.dumps({"wall_s": time.perf_counter() - start, "cpu_s": cpu() - used}))
+"""
 # Its own environment variables: endpoint, and a memory limit that is kind to it.
 STREAM = """
 import json, resource, sys, time
@@ -81,7 +96,10 @@ print(json.dumps({"wall_s": time.perf_counter() - start, "cpu_s": cpu() - used})
 
 
 def measured(command: list[str], environment: dict[str, str]) -> dict[str, float]:
-    """Wall time, CPU time and peak memory of `command`; what it prints as JSON takes precedence."""
+    """Wall time, CPU time and peak memory of `command`; what it prints as JSON takes precedence.
+
+    `command_s` is the wall time of the whole process in any case.
+    """
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -98,7 +116,12 @@ def measured(command: list[str], environment: dict[str, str]) -> dict[str, float
             raise SystemExit(f"{command} failed: exit status {process.returncode}")
         output.seek(0)
         printed = output.read().decode()
-    result = {"wall_s": wall_s, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
+    result = {
+        "command_s": wall_s,
+        "wall_s": wall_s,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak_mib": usage.ru_maxrss / 1024,
+    }
     return result | (json.loads(printed) if printed.startswith("{") else {})
 
 
@@ -205,6 +228,9 @@ def compare(options: argparse.Namespace, memory: Path, disk: Path, server_pid: i
         command = [sys.executable, "-m", "serve_app.stage", "fetch", uri]
         return lambda target: measured([*command, str(target), *arguments], environment)
 
+    def stage(target: Path) -> dict[str, float]:
+        return measured([sys.executable, "-c", STAGE, uri, str(target)], environment)
+
     def drain(target: Path) -> dict[str, float]:
         paths = [f"/{BUCKET}/{PREFIX}/{name}" for name in files]
         command = [sys.executable, "-c", DRAIN, str(options.port), str(FILE_BYTES), *paths]
@@ -220,7 +246,11 @@ def compare(options: argparse.Namespace, memory: Path, disk: Path, server_pid: i
         command = [str(options.rivals / "bin/python"), "-c", STREAM, str(FILE_BYTES), *paths]
         return measured(command, environment | own)
 
-    subjects: dict[str, Callable[[Path], dict[str, float]]] = {"server": drain, "fetch": fetch()}
+    subjects: dict[str, Callable[[Path], dict[str, float]]] = {
+        "server": drain,
+        "fetch": fetch(),
+        "stage": stage,
+    }
     on_disk: dict[str, Callable[[Path], dict[str, float]]] = {"fetch": fetch()}
     if options.rivals:
         subjects |= {"aws": aws, "streamer": streamer}

@@ -48,7 +48,7 @@ class TestSlow:
         start = time.monotonic()
         with (
             Watchdog(0.3) as watchdog,
-            pytest.raises(BrokenOffError, match=r"less than 262,144 bytes in 0 s"),
+            pytest.raises(BrokenOffError, match=r"less than 1,048,576 bytes in 0 s"),
         ):
             watchdog.read(stream)
         assert 0.3 < time.monotonic() - start < 10
@@ -103,5 +103,5 @@ class TestClosed:
         with Watchdog(10) as watchdog, answer["Body"] as body:
             stream = cast("BaseHTTPResponse", body)
             assert len(watchdog.read(stream)) == 1000
-            with pytest.raises(ProtocolError, match="262,144 bytes of the answer are missing"):
+            with pytest.raises(ProtocolError, match="1,048,576 bytes of the answer are missing"):
                 watchdog.read(stream)
