@@ -27,8 +27,8 @@ GPU_BATCHED_TOKENS = 8192
 # vLLM's own choice for a CPU server. A step of 2,048 prefill tokens also delays every decoding request less.
 CPU_BATCHED_TOKENS = 2048
 
-# Measured (benchmarks/results/staging_16_cores.json): eight threads keep busy what Python lets run at once, and
-# requests of 64 MiB are large beside their overhead of about 1 ms of CPU time.
+# Measured (benchmarks/results/staging_16_cores.json): eight threads keep busy what Python lets run at once,
+# and requests of 64 MiB are large beside their overhead of about 1 ms of CPU time.
 RANGE_BYTES = 64 * MIB_BYTES
 CONCURRENCY = 8
 
