@@ -69,11 +69,11 @@ def place_vocabulary(folder: Path, content: Callable[[], bytes] = vocabulary_byt
     `content`, asked for only where the folder is not complete, gives the verified vocabulary. True if it was
     written.
     """
-    return _place(folder, VOCABULARY_SHA256, lambda made: _write_bytes(made / VOCABULARY_FILE, content()))
+    return _place(folder, VOCABULARY_SHA256, lambda made: _write_vocabulary(made, content))
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+def _write_vocabulary(folder: Path, content: Callable[[], bytes] = vocabulary_bytes) -> None:
+    (folder / VOCABULARY_FILE).write_bytes(content())
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -115,11 +115,7 @@ def unfold(folder: Path, experts: str = "auto", say: Callable[[str], None] = pri
     weights = hashlib.sha256((DATA / WEIGHTS_FILE).read_bytes()).hexdigest()
     vocabulary = folder / VOCABULARY_NAME
     steps: list[tuple[Path, str, Callable[[Path], None]]] = [
-        (
-            vocabulary,
-            VOCABULARY_SHA256,
-            lambda made: _write_bytes(made / VOCABULARY_FILE, vocabulary_bytes()),
-        ),
+        (vocabulary, VOCABULARY_SHA256, _write_vocabulary),
         (
             folder / MODEL_NAME,
             f"{FORMAT} {experts} {weights}",

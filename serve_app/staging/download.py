@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
@@ -19,7 +19,6 @@ from serve_app.staging.watchdog import Watchdog
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
     from types_boto3_s3.type_defs import GetObjectOutputTypeDef
-    from urllib3.response import BaseHTTPResponse
 
 logger = logging.getLogger("ray.serve")
 
@@ -126,13 +125,11 @@ class Download:
                 Key=self._location.key(file.entry.path),
                 Range=f"bytes={offset}-{last}",
             )
-            with answer["Body"] as body:
+            with objects.body_of(answer) as body:
                 _check_range(answer, part, uri, f"bytes {offset}-{last}/{file.entry.size_bytes}")
-                # As a context, botocore's body is urllib3's response.
-                stream = cast("BaseHTTPResponse", body)
                 while left and not self._watchdog.stopped.is_set():
                     digest, in_chunk = hashlib.sha256(), min(file.chunk_bytes, left)
-                    while in_chunk and (piece := self._watchdog.read(stream, in_chunk)):
+                    while in_chunk and (piece := self._watchdog.read(body, in_chunk)):
                         digest.update(piece)
                         file.write(piece, offset)
                         in_chunk, offset = in_chunk - len(piece), offset + len(piece)

@@ -10,7 +10,7 @@ import hashlib
 import re
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
@@ -22,7 +22,6 @@ from serve_app.staging.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-    from urllib3.response import BaseHTTPResponse
 
 _NAME = re.compile(r"(\d{5})\.tar\.gz")
 # What S3 takes in one PUT, and only one PUT can be conditional. Caches of one model are far smaller.
@@ -66,9 +65,8 @@ class Generations:
                 Bucket=self.location.bucket, Key=self.location.key(_name(number))
             )
             digest = hashlib.sha256()
-            with answer["Body"] as body, target.open("wb") as file:
-                # As a context, botocore's body is urllib3's response.
-                while piece := watchdog.read(cast("BaseHTTPResponse", body)):
+            with objects.body_of(answer) as body, target.open("wb") as file:
+                while piece := watchdog.read(body):
                     digest.update(piece)
                     file.write(piece)
             return digest.hexdigest(), answer["Metadata"].get(DIGEST_METADATA)

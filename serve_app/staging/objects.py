@@ -6,8 +6,9 @@ import logging
 import random
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import boto3
 from botocore.config import Config
@@ -28,6 +29,8 @@ from serve_app.staging.errors import StagingError
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import GetObjectOutputTypeDef
+    from urllib3.response import BaseHTTPResponse
 
 logger = logging.getLogger("ray.serve")
 
@@ -115,6 +118,11 @@ def new_client(max_connections: int = 16, max_attempts: int = 1) -> S3Client:
         raise explained(error, "an S3 client") from error
     except ValueError as error:
         raise StagingError(f"an S3 client: {error}; check AWS_ENDPOINT_URL") from error
+
+
+def body_of(answer: GetObjectOutputTypeDef) -> AbstractContextManager[BaseHTTPResponse]:
+    """Returns the body to read from, by a `Watchdog`, and to close: botocore's is urllib3's as a context."""
+    return cast("AbstractContextManager[BaseHTTPResponse]", answer["Body"])
 
 
 def status(error: ClientError) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 from urllib3.exceptions import ProtocolError
@@ -34,7 +34,6 @@ from serve_app.staging.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-    from urllib3.response import BaseHTTPResponse
 
 # How much of a digest names a folder: enough that versions of one bucket never meet.
 DIGEST_CHARACTERS = 16
@@ -183,9 +182,8 @@ def read_manifest(client: S3Client, location: S3Location) -> Manifest:
             if objects.status(error) == 404 and error.response["Error"]["Code"] == "NoSuchKey":
                 return None
             raise
-        # As a context, botocore's body is urllib3's response.
-        with answer["Body"] as body, Watchdog(objects.READ_TIMEOUT_S) as watchdog:
-            content = b"".join(iter(lambda: watchdog.read(cast("BaseHTTPResponse", body)), b""))
+        with objects.body_of(answer) as body, Watchdog(objects.READ_TIMEOUT_S) as watchdog:
+            content = b"".join(iter(lambda: watchdog.read(body), b""))
         digest = answer["Metadata"].get(objects.DIGEST_METADATA)
         if digest and hashlib.sha256(content).hexdigest() != digest:
             raise ProtocolError("the answer does not have the SHA-256 that its metadata gives")

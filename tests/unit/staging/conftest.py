@@ -16,6 +16,7 @@ from moto.server import ThreadedMotoServer
 from serve_app.staging import objects
 from serve_app.staging.objects import S3Location
 from tests.unit.staging.fault_proxy import FaultProxy
+from tests.unit.staging.versions import Version, put, random_content
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -98,3 +99,9 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 def unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+@pytest.fixture
+def version(s3: S3) -> Version:
+    """A version that is published."""
+    return put(s3, random_content(0))

@@ -26,11 +26,6 @@ from tests.unit.staging.versions import (
 )
 
 
-@pytest.fixture
-def version(s3: S3) -> Version:
-    return put(s3, random_content(0))
-
-
 class Counted:
     """Bytes as `on_bytes` hears of them, from any thread."""
 

@@ -35,11 +35,6 @@ from tests.unit.staging.versions import (
 IN_THE_SECOND_CHUNK = CHUNK_BYTES + 5
 
 
-@pytest.fixture
-def version(s3: S3) -> Version:
-    return put(s3, random_content(0))
-
-
 def at_first(fault: Fault, num_attempts: int = 1) -> Callable[[Request], Fault]:
     """The fault happens to the first attempts at everything, the manifest too."""
     return lambda request: fault if request.attempt <= num_attempts else OK

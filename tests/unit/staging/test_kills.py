@@ -41,11 +41,6 @@ from tests.unit.staging.versions import (
 
 
 @pytest.fixture
-def version(s3: S3) -> Version:
-    return put(s3, random_content(0))
-
-
-@pytest.fixture
 def job(version: Version, proxy: FaultProxy, tmp_path: Path) -> Job:
     return Job(proxy.endpoint, version.location, tmp_path / "node", RANGE_BYTES)
 

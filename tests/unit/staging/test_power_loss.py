@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.staging.conftest import S3
-from tests.unit.staging.versions import RANGE_BYTES, Version, assert_complete, put, random_content
+from tests.unit.staging.versions import RANGE_BYTES, Version, assert_complete
 
 PROGRAM = """
 import sys
@@ -24,11 +23,6 @@ print(store.stage(S3Location.parse(sys.argv[3])).path)
 """
 # As strace writes it: the call, its arguments, and what it returned if it did not fail.
 CALL = re.compile(r"(\w+)\((.*)\) += (\d+).*")
-
-
-@pytest.fixture
-def version(s3: S3) -> Version:
-    return put(s3, random_content(0))
 
 
 def system_calls(version: Version, folder: Path, trace: Path) -> list[tuple[str, str]]:

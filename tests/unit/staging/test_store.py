@@ -27,11 +27,6 @@ from tests.unit.staging.versions import (
 
 
 @pytest.fixture
-def version(s3: S3) -> Version:
-    return put(s3, random_content(0))
-
-
-@pytest.fixture
 def store(version: Version, proxy: FaultProxy, tmp_path: Path) -> Store:
     return Store(tmp_path / "node", range_bytes=RANGE_BYTES, concurrency=4)
 

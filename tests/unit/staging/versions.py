@@ -8,14 +8,17 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve_app.staging import manifest as manifests
 from serve_app.staging import objects
 from serve_app.staging.manifest import Manifest
 from serve_app.staging.objects import S3Location
 from serve_app.staging.store import StagedFolder, Store
-from tests.unit.staging.conftest import S3
 from tests.unit.staging.fault_proxy import Request
+
+if TYPE_CHECKING:
+    from tests.unit.staging.conftest import S3
 
 CHUNK_BYTES = 16 * 1024
 # Four chunks a range.
