@@ -117,9 +117,11 @@ def test_n_stop_seed_and_logprobs(client: openai.OpenAI) -> None:
         )
         .choices[0]
         .message.model_dump()
-        for seed in (1, 1, 2)
+        for seed in (1, 1, 2, 3, 4, 5, 6, 7)
     ]
-    assert seeded[0] == seeded[1] != seeded[2]
+    # Two seeds may well agree: the demo model knows few answers.
+    assert seeded[0] == seeded[1]
+    assert any(message != seeded[0] for message in seeded[2:])
     cut = client.completions.create(model=MODEL, prompt="1, 2, 3, 4, 5, 6", stop=["9"], max_tokens=40)
     assert "9" not in cut.choices[0].text
 
