@@ -6,8 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from serve_app import sources, vocabulary
 from serve_app.config import AppConfig
@@ -68,21 +67,17 @@ class Engine:
             )
         await asyncio.to_thread(vocabulary.install, self._model.path)
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Any]]:
-        """Yields the engine core outputs of `request`, step by step. Cancelling the call aborts it."""
+    async def generate(self, request: GenerateRequest) -> int:
+        """Sends the tokens of `request` to its ingress, returns their number. Cancelling the call aborts."""
         from serve_app.vllm_adapter import EngineDeadError
 
-        steps = self._engine.generate(request)
         try:
-            async for outputs in steps:
-                yield outputs
+            return await self._engine.generate(request)
         except EngineDeadError:
             # A replica that fails at once looks idle, and would draw all requests until three health checks
             # have failed. Nothing in it can be saved, and callers learn of its death within milliseconds.
             logger.critical("the vLLM engine process has died (its log is above); this replica leaves")
             os._exit(1)
-        finally:
-            await steps.aclose()
 
     async def num_unfinished_requests(self) -> int:
         """Requests that the engine is running or holds in its queue."""

@@ -4,7 +4,10 @@
     ├── BadRequestError (400)         the request breaks one of `request_rules`
     ├── EngineLostError (503)         the replica that was generating has died; the request may be sent again
     ├── EngineUnavailableError (503)  no engine replica is ready
-    └── OverloadedError (503)         Serve's queue for the engines is full
+    ├── IngressBlockedError (503)     the ingress does not take the tokens that are meant for it
+    ├── OverloadedError (503)         Serve's queue for the engines is full
+    ├── SlowClientError (408)         the client does not read its stream
+    └── TokensLostError (503)         tokens did not arrive at the ingress; the request may be sent again
 
 The ingress turns them into OpenAI error bodies; nothing below it knows about HTTP.
 """
@@ -42,8 +45,26 @@ class EngineUnavailableError(ServiceError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
+class IngressBlockedError(ServiceError):
+    """The ingress does not take the tokens that an engine has for it."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class OverloadedError(ServiceError):
     """Serve's queue for the engines is full."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class SlowClientError(ServiceError):
+    """The client reads its stream more slowly than it is generated, and is too far behind."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class TokensLostError(ServiceError):
+    """Tokens did not arrive at the ingress."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.util import get_node_ip_address
 
 from serve_app import api, readiness, sources, vocabulary
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
-from serve_app.errors import EngineLostError, EngineUnavailableError, OverloadedError
+from serve_app.errors import EngineLostError, EngineUnavailableError, OverloadedError, ServiceError
+from serve_app.frame_sockets import FrameReceiver
 from serve_app.messages import GenerateRequest
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ logger = logging.getLogger("ray.serve")
 
 
 class Ingress:
-    """vLLM's serving handlers over a remote engine. Every sequence is one streaming call on the handle."""
+    """vLLM's handlers over remote engines. A sequence is one call on the handle; tokens come in frames."""
 
     _app: FastAPI
 
@@ -33,7 +34,7 @@ class Ingress:
         self, config: AppConfig, engine: DeploymentHandle[Any]
     ) -> None:
         self._deployment = engine.app_name, engine.deployment_name
-        self._stream = engine.options(stream=True).generate
+        self._call = engine.generate
         # Kept for as long as the replica lives: what it uses is not evicted from the node.
         self._model = await asyncio.to_thread(
             sources.resolve, config.model.source, config.model.revision, config.staging, weights=False
@@ -42,7 +43,10 @@ class Ingress:
         from serve_app.vllm_adapter import RemoteLLM, attach_api
 
         llm = RemoteLLM(
-            engine_arguments(config, self._model.path, None), self._generate, self._num_ready_engines
+            engine_arguments(config, self._model.path, None),
+            self._generate,
+            FrameReceiver(get_node_ip_address()),  # type: ignore[no-untyped-call]
+            self._num_ready_engines,
         )
         self._app = api.new_app(
             config.ingress.max_body_bytes, config.engine.max_model_len, self._num_ready_engines
@@ -61,14 +65,13 @@ class Ingress:
             "failed, which `serve status` explains"
         )
 
-    async def _generate(self, request: GenerateRequest) -> AsyncGenerator[list[Any]]:
-        """Yields an engine replica's outputs for `request`. Closing the generator cancels the call."""
+    async def _generate(self, request: GenerateRequest) -> int:
+        """Has an engine replica send its tokens, and returns their number. Cancelling the task cancels it."""
         from serve_app.vllm_adapter import VLLMClientError
 
-        response = cast("DeploymentResponseGenerator[Any]", self._stream.remote(request))
+        response = cast("DeploymentResponse[int]", self._call.remote(request))
         try:
-            async for outputs in response:
-                yield outputs
+            return await response
         except RayActorError as error:
             logger.error("request %s lost its engine replica: %s", request.request_id, error)
             raise EngineLostError(
@@ -77,7 +80,7 @@ class Ingress:
         except BackPressureError as error:
             raise OverloadedError("all engine replicas are busy and the queue is full") from error
         except RayTaskError as error:
-            if isinstance(error.cause, VLLMClientError):
+            if isinstance(error.cause, VLLMClientError | ServiceError):
                 raise error.cause from None
             raise
         finally:

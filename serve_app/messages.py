@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from serve_app.step_frames import FrameAddress
+
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One sequence to generate: token ids in.
@@ -19,6 +21,10 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     prompt_token_ids: list[int]
     sampling_params: bytes
     """vLLM's `SamplingParams` as msgpack. Opaque here, so that this module needs no vLLM."""
+    reply_to: FrameAddress
+    """Where the tokens go."""
+    call: int
+    """The ingress's number of this request, which the frames carry."""
     priority: int = 0
     cache_salt: str | None = None
     session_id: str | None = None

@@ -7,7 +7,7 @@ openai-harmony makes from a text.
 import asyncio
 import json
 import pickle
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from serve_app.demo import CACHE, MODEL_NAME
 from serve_app.demo.unfolding import unfold
 from serve_app.engine_arguments import engine_arguments
 from serve_app.errors import EngineLostError, EngineUnavailableError, OverloadedError, ServiceError
+from serve_app.frame_sockets import FrameReceiver, FrameSender
 from serve_app.messages import GenerateRequest
 
 # vLLM and what it imports use what is deprecated.
@@ -48,8 +49,14 @@ class ScriptedEngine:
     def __init__(self) -> None:
         import openai_harmony
 
+        from serve_app.vllm_adapter import wire
+
         self._encoding = openai_harmony.load_harmony_encoding("HarmonyGptOss")
+        self.sender = FrameSender(wire.new_encoder(), wire.merge)
         self.reset()
+
+    core: Any
+    """The `RemoteEngineCore` that calls."""
 
     def reset(self) -> None:
         self.script: Script = lambda _: [REPLY]
@@ -65,12 +72,13 @@ class ScriptedEngine:
             raise self.not_ready
         return 1
 
-    async def generate(self, request: GenerateRequest) -> AsyncGenerator[list[Any]]:
+    async def generate(self, request: GenerateRequest) -> int:
         from vllm.v1.engine import EngineCoreOutput, FinishReason
 
         # It crosses a process boundary.
         self.requests.append(pickle.loads(pickle.dumps(request)))
         self.num_open += 1
+        link, position = self.sender.open(request.reply_to), 0
         try:
             for part in self.script(request):
                 if part is None:
@@ -83,14 +91,24 @@ class ScriptedEngine:
                     step = ids[start : start + TOKENS_PER_STEP]
                     ends = FinishReason.STOP if step[-1] in (200002, 200012) else None
                     # An engine replica has ids of its own.
-                    yield [EngineCoreOutput("engine-0", step, finish_reason=ends)]
-                    await asyncio.sleep(0)
-        except (asyncio.CancelledError, GeneratorExit):
+                    output = EngineCoreOutput("engine-0", step, finish_reason=ends)
+                    link.add(request.call, position, output, len(step))
+                    position += len(step)
+                    await self.send(request.call, position)
+            return position
+        except asyncio.CancelledError:
             self.left_early.append(request.request_id)
             self.is_left.set()
             raise
         finally:
             self.num_open -= 1
+            self.sender.release(link)
+
+    async def send(self, call: int, num_tokens: int) -> None:
+        """Sends what was added, and waits for the ingress to have that much of the answer."""
+        self.sender.flush()
+        while (answer := self.core._open.get(call)) and answer.sequence.num_tokens < num_tokens:
+            await asyncio.sleep(0)
 
 
 class Service:
@@ -123,7 +141,7 @@ class Service:
 
     async def settle(self) -> None:
         """Until calls that were left have ended."""
-        await asyncio.gather(*self.llm.engine_core._calls.values(), return_exceptions=True)
+        await asyncio.gather(*self.llm.engine_core._tasks.values(), return_exceptions=True)
 
 
 def chat_body(**body: Any) -> dict[str, Any]:
@@ -156,13 +174,16 @@ def module_service() -> Iterator[Service]:
 
             engine = ScriptedEngine()
             arguments = engine_arguments(config, str(CACHE / MODEL_NAME), None)
-            llm = RemoteLLM(arguments, engine.generate, engine.check_ready)
+            receiver = FrameReceiver("127.0.0.1")
+            llm = RemoteLLM(arguments, engine.generate, receiver, engine.check_ready)
+            engine.core = llm.engine_core
             app = new_app(config.ingress.max_body_bytes, config.engine.max_model_len, engine.check_ready)
             await attach_api(app, llm, config.model.id, config.model.served_names)
             return Service(app, llm, engine, runner)
 
         service = runner.run(start())
         yield service
+        service.engine.sender.close()
         service.llm.shutdown()
 
 
@@ -176,7 +197,7 @@ def service(module_service: Service) -> Iterator[Service]:
     try:
         module_service.run(module_service.settle())
         assert module_service.engine.num_open == 0
-        assert core._outputs.empty()
+        assert core._open == {}
         assert [dict(mapping) for mapping in kept] == [{}, {}, {}]
     finally:
         for mapping in kept:
@@ -529,14 +550,15 @@ def test_all_choices_fail(service: Service, n: int) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("script", [[], ["<|channel|>final<|message|>Hello there"]])
 def test_a_call_that_ends_without_a_finish_reason(
-    service: Service, script: list[str | Exception | None], stream: bool
+    service: Service, script: list[str | Exception | None], stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("serve_app.vllm_adapter.remote_llm.LAST_FRAME_TIMEOUT_S", 0.05)
     service.engine.script = lambda _: script
     answer = service.chat(stream=stream)
     if stream and script:
-        assert events_of(answer)[-1]["error"]["code"] == 500
+        assert events_of(answer)[-1]["error"]["code"] == 503
     else:
-        assert openai_error(answer)[0] == 500
+        assert openai_error(answer)[0] == 503
 
 
 def test_a_message_stream_that_cannot_open_has_a_status(service: Service) -> None:

@@ -1,0 +1,198 @@
+"""The sockets that step frames travel on: one PULL socket per ingress replica, PUSH sockets in the engines.
+
+Both ends speak CurveZMQ: frames are encrypted, and a connection needs the ingress's public key, which leaves
+the ingress inside its requests to engines only. libzmq refuses everybody else in its own thread, before a
+byte of theirs reaches Python. The keys are made anew at each start and are written down nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from serve_app.errors import IngressBlockedError
+from serve_app.step_frames import Frame, FrameAddress, FrameHeader, Parts, decode_header, encode_header
+
+logger = logging.getLogger(__name__)
+
+Output = TypeVar("Output")
+
+# Frames that a socket holds for a peer that does not read. What waits longer waits in a `Frame`, where the
+# outputs of a request are merged: a busy ingress gets fewer and larger frames.
+HIGH_WATER_MARK = 8
+# Tokens that wait for one ingress before its requests are given up: a minute of a whole H100's output.
+MAX_WAITING_TOKENS = 1_000_000
+# Links without open requests that an engine keeps: reconnecting costs 1.3 ms (measured, loopback).
+MAX_IDLE_LINKS = 64
+# How many frames are taken at once, so that one busy engine cannot keep the event loop from its other work.
+MAX_FRAMES_AT_ONCE = 64
+# A frame has a few bytes for a token; prompt logprobs of a long prompt have most.
+MAX_FRAME_BYTES = 1 << 30
+# A peer whose machine has gone without a word is noticed after this, in milliseconds.
+HEARTBEAT_MS = 5_000
+
+
+class FrameReceiver:
+    """The ingress's end. Must be made in a running event loop."""
+
+    def __init__(self, host: str) -> None:
+        """Binds a free port of `host`, an address of this machine inside the cluster."""
+        if not zmq.has("curve"):
+            raise RuntimeError("this pyzmq cannot encrypt (no CURVE); install pyzmq from its wheels")
+        public, secret = zmq.curve_keypair()
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.PULL)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.RCVHWM, HIGH_WATER_MARK),
+            (zmq.MAXMSGSIZE, MAX_FRAME_BYTES),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+            (zmq.IPV6, int(":" in host)),
+            (zmq.CURVE_SERVER, 1),
+            (zmq.CURVE_SECRETKEY, secret),
+        ):
+            self._socket.setsockopt(option, value)
+        netloc = f"[{host}]" if ":" in host else host
+        # The same socket without futures, for what is there already.
+        self._waiting: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
+        port = self._socket.bind_to_random_port(f"tcp://{netloc}")
+        self.address = FrameAddress(f"tcp://{netloc}:{port}", public)
+
+    async def receive(self) -> list[tuple[FrameHeader, Parts]]:
+        """Returns the frames that are there, at least one: headers, and outputs as they were encoded."""
+        frames: list[tuple[FrameHeader, Parts]] = []
+        while not frames:
+            self._take(await self._socket.recv_multipart(copy=False), frames)
+            for _ in range(MAX_FRAMES_AT_ONCE):
+                try:
+                    self._take(self._waiting.recv_multipart(zmq.NOBLOCK, copy=False), frames)
+                except zmq.Again:
+                    break
+        return frames
+
+    @staticmethod
+    def _take(parts: list[Any], frames: list[tuple[FrameHeader, Parts]]) -> None:
+        try:
+            header = decode_header(parts[0].buffer)
+        except msgspec.MsgspecError as error:
+            logger.error("a frame was dropped: %s; do all replicas run the same version?", error)
+            return
+        frames.append((header, [part.buffer for part in parts[1:]]))
+
+    def close(self) -> None:
+        """Closes the port."""
+        self._socket.close()
+        self._context.term()
+
+
+class FrameLink(Generic[Output]):
+    """An engine's connection to one ingress."""
+
+    def __init__(
+        self,
+        socket: zmq.asyncio.Socket,
+        encode: Callable[[list[Output]], Parts],
+        merge: Callable[[Output, Output], Output | None],
+    ) -> None:
+        self._socket, self._encode, self._merge = socket, encode, merge
+        self._frame = Frame(merge)
+        self._sending: asyncio.Future[Any] | None = None
+        self.num_calls = 0
+
+    def add(self, call: int, position: int, output: Output, num_tokens: int) -> None:
+        """Adds an output to the next frame. Raises `IngressBlockedError` when too much waits already."""
+        if self._frame.num_tokens > MAX_WAITING_TOKENS:
+            raise IngressBlockedError(
+                f"the ingress has not read for so long that {self._frame.num_tokens} tokens wait for it"
+            )
+        self._frame.add(call, position, output, num_tokens)
+
+    def flush(self) -> None:
+        """Sends what was added, at once or as soon as the ingress has read enough of what was sent before."""
+        if self._sending or not self._frame:
+            return
+        frame, self._frame = self._frame, Frame(self._merge)
+        parts = [encode_header(frame.header), *self._encode(frame.outputs)]
+        sending = cast("asyncio.Future[Any]", self._socket.send_multipart(parts))
+        if not sending.done():
+            self._sending = sending
+            sending.add_done_callback(self._sent)
+
+    def _sent(self, sending: asyncio.Future[Any]) -> None:
+        self._sending = None
+        if not sending.cancelled():
+            self.flush()
+
+    def close(self) -> None:
+        """Forgets what has not been sent."""
+        self._socket.close()
+
+
+class FrameSender(Generic[Output]):
+    """An engine replica's links to the ingresses that it works for. Must be made in a running event loop.
+
+    `encode` turns the outputs of a frame into the message's parts; `merge` is as for `Frame`.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[list[Output]], Parts],
+        merge: Callable[[Output, Output], Output | None],
+    ) -> None:
+        self._encode, self._merge = encode, merge
+        self._context = zmq.asyncio.Context()
+        self._public, self._secret = zmq.curve_keypair()
+        self._links: OrderedDict[FrameAddress, FrameLink[Output]] = OrderedDict()
+
+    def open(self, address: FrameAddress) -> FrameLink[Output]:
+        """Returns the link to the ingress at `address`, for one request; `release` gives it back."""
+        link = self._links.get(address)
+        if link is None:
+            link = self._links[address] = FrameLink(self._connect(address), self._encode, self._merge)
+        self._links.move_to_end(address)
+        link.num_calls += 1
+        return link
+
+    def release(self, link: FrameLink[Output]) -> None:
+        """Of the links without requests, those used longest ago are closed."""
+        link.num_calls -= 1
+        idle = [address for address, other in self._links.items() if not other.num_calls]
+        for address in idle[:-MAX_IDLE_LINKS]:
+            self._links.pop(address).close()
+
+    def flush(self) -> None:
+        """Sends one frame to each ingress that something was added for."""
+        for link in self._links.values():
+            link.flush()
+
+    def _connect(self, address: FrameAddress) -> zmq.asyncio.Socket:
+        socket = self._context.socket(zmq.PUSH)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.SNDHWM, HIGH_WATER_MARK),
+            # Nothing is queued for a peer that is not there: it would be lost without a trace.
+            (zmq.IMMEDIATE, 1),
+            (zmq.RECONNECT_IVL_MAX, HEARTBEAT_MS),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+            (zmq.IPV6, int("[" in address.endpoint)),
+            (zmq.CURVE_SERVERKEY, address.key),
+            (zmq.CURVE_PUBLICKEY, self._public),
+            (zmq.CURVE_SECRETKEY, self._secret),
+        ):
+            socket.setsockopt(option, value)
+        socket.connect(address.endpoint)
+        return socket
+
+    def close(self) -> None:
+        """Closes all links; what has not been sent is forgotten."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        self._context.term()

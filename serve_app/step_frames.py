@@ -1,0 +1,107 @@
+"""Step frames: what an engine replica produced in one engine step for the requests of one ingress.
+
+A frame is a multipart message: a `FrameHeader`, then the outputs as the engine encodes them. Several frames
+may be on their way for a request, over a connection that can break, so every output carries its position in
+the answer, as TCP's sequence numbers do: `AnswerSequence` finds what is lost, late, repeated or out of order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from serve_app.errors import TokensLostError
+
+Output = TypeVar("Output")
+
+
+class FrameAddress(msgspec.Struct, frozen=True):
+    """Where an ingress takes frames. It travels with each request, inside the cluster only."""
+
+    endpoint: str
+    """`tcp://HOST:PORT`."""
+    key: bytes
+    """The public key of the socket (CurveZMQ): nobody can connect without it, and only engines are told."""
+
+
+class FrameHeader(msgspec.Struct, array_like=True, gc=False):
+    """Says to which answers the outputs of a frame belong; both lists are as long as the list of outputs."""
+
+    calls: list[int]
+    """The ingress's numbers of the requests."""
+    positions: list[int]
+    """How many tokens of its answer were sent before each output."""
+
+
+class Frame(Generic[Output]):
+    """A frame that is being put together: what could not be sent yet.
+
+    Outputs of the same request are merged where `merge` can (it returns None where it cannot), so that a
+    frame that waits grows with the number of requests and tokens, and not with the number of steps.
+    """
+
+    def __init__(self, merge: Callable[[Output, Output], Output | None]) -> None:
+        self._merge = merge
+        self._last: dict[int, int] = {}  # of each request: the index of its last output
+        self.header = FrameHeader([], [])
+        self.outputs: list[Output] = []
+        self.num_tokens = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.outputs)
+
+    def add(self, call: int, position: int, output: Output, num_tokens: int) -> None:
+        """Adds what comes next in the answer to `call`."""
+        self.num_tokens += num_tokens
+        index = self._last.get(call)
+        if index is not None and (merged := self._merge(self.outputs[index], output)) is not None:
+            self.outputs[index] = merged
+            return
+        self._last[call] = len(self.outputs)
+        self.header.calls.append(call)
+        self.header.positions.append(position)
+        self.outputs.append(output)
+
+
+class AnswerSequence:
+    """The ingress's view of one answer: how much of it has arrived."""
+
+    __slots__ = ("num_tokens",)
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+
+    def accept(self, position: int, num_tokens: int) -> bool:
+        """Returns whether an output of `num_tokens` at `position` is the next one; False: it is here already.
+
+        Raises `TokensLostError` when something before it is missing.
+        """
+        if position == self.num_tokens:
+            self.num_tokens += num_tokens
+            return True
+        if position + num_tokens <= self.num_tokens:
+            return False
+        raise TokensLostError(
+            f"token {self.num_tokens} of the answer was lost between its engine replica and the ingress "
+            f"(token {position} came next); the request can be sent again"
+        )
+
+
+def encode_header(header: FrameHeader) -> bytes:
+    """Returns the first part of a frame."""
+    return _ENCODER.encode(header)
+
+
+def decode_header(part: Any) -> FrameHeader:
+    """Returns what `encode_header` was given. Raises `msgspec.MsgspecError` for anything else."""
+    header = _DECODER.decode(part)
+    if len(header.calls) != len(header.positions):
+        raise msgspec.ValidationError("a frame's lists differ in length")
+    return header
+
+
+Parts = Sequence[Any]
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(FrameHeader)

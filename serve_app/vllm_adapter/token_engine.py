@@ -1,0 +1,174 @@
+"""The engine replica's half: an `AsyncLLM`, token ids in, engine core outputs out."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.inputs.engine import tokens_input
+from vllm.sampling_params import RequestOutputKind
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineGenerateError
+
+from serve_app.errors import ServiceError
+from serve_app.frame_sockets import FrameLink, FrameSender
+from serve_app.messages import GenerateRequest
+from serve_app.vllm_adapter import wire
+
+# A few steps of prefill and decode each; with three draft tokens, 16 tokens take at least four steps.
+WARM_UP_PROMPT_TOKENS = 64
+WARM_UP_TOKENS = 16
+
+
+@dataclass(slots=True)
+class _Answer:
+    """A request that is being generated, and where its tokens go."""
+
+    call: int
+    link: FrameLink[EngineCoreOutput]
+    num_tokens: int = 0
+    core_id: str = ""
+    is_given_up: bool = False
+
+
+class TokenEngine:
+    """An `AsyncLLM`: token ids in, step frames with engine core outputs out.
+
+    Must be made inside a running event loop, which vLLM's output handler then uses. Blocks that loop until
+    the engine is up (minutes on a GPU). `arguments` are `AsyncEngineArgs` by name.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        engine_args = AsyncEngineArgs(**arguments)
+        self.llm = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER)
+        self._sender = FrameSender(wire.new_encoder(), wire.merge)
+        self._by_public_id: dict[str, _Answer] = {}
+        self._answers: dict[str, _Answer] = {}  # by the id that the engine core knows
+        self._get_output = self.llm.engine_core.get_output_async
+        # AsyncLLM's output handler looks this up at every step. What it then does itself (statistics,
+        # completion) costs little, since nothing is detokenised and nobody is told before the end.
+        self.llm.engine_core.get_output_async = self._get_and_send_output
+
+    async def _get_and_send_output(self) -> Any:
+        outputs = await self._get_output()
+        for output in outputs.outputs:
+            if answer := self._answers.get(output.request_id) or self._find_answer(output.request_id):
+                self._add(answer, output)
+        self._sender.flush()
+        return outputs
+
+    def _find_answer(self, core_id: str) -> _Answer | None:
+        state = self.llm.output_processor.request_states.get(core_id)
+        answer = self._by_public_id.get(state.external_req_id) if state else None
+        if answer:
+            answer.core_id = core_id
+            self._answers[core_id] = answer
+        return answer
+
+    def _add(self, answer: _Answer, output: EngineCoreOutput) -> None:
+        num_tokens = len(output.new_token_ids)
+        sent = output
+        if output.new_logprobs is not None or output.new_prompt_logprobs_tensors is not None:
+            sent = copy.copy(output)
+            # AsyncLLM would make objects of them that nobody looks at.
+            output.new_logprobs = output.new_prompt_logprobs_tensors = None
+        try:
+            answer.link.add(answer.call, answer.num_tokens, sent, num_tokens)
+        except ServiceError as error:
+            self._give_up(answer, error)
+        else:
+            answer.num_tokens += num_tokens
+
+    def _give_up(self, answer: _Answer, error: ServiceError) -> None:
+        state = self.llm.output_processor.request_states.get(answer.core_id)
+        if state and state.queue and not answer.is_given_up:
+            answer.is_given_up = True
+            state.queue.put(error)  # `AsyncLLM.generate` raises it and aborts
+
+    async def generate(self, request: GenerateRequest) -> int:
+        """Sends `request.reply_to` one output for each engine step, the last with a finish reason.
+
+        Returns the number of tokens in all, once the last have been handed to the socket. Cancelling the task
+        aborts the request in the engine.
+        Raises vLLM's `VLLMClientError` for a request that vLLM refuses, `EngineDeadError` when the engine
+        process has died and `IngressBlockedError` when nobody takes the tokens.
+        """
+        link = self._sender.open(request.reply_to)
+        answer = self._by_public_id[request.request_id] = _Answer(request.call, link)
+        try:
+            await self._generate(request)
+        except EngineGenerateError as error:
+            if isinstance(error.__cause__, ServiceError):
+                raise error.__cause__ from None
+            raise
+        finally:
+            del self._by_public_id[request.request_id]
+            self._answers.pop(answer.core_id, None)
+            self._sender.release(link)
+        return answer.num_tokens
+
+    async def _generate(self, request: GenerateRequest) -> None:
+        params = msgspec.msgpack.decode(request.sampling_params, type=SamplingParams)
+        # Text is the ingress's business: it detokenises, looks for stop strings and aborts.
+        params.detokenize = False
+        params.stop = []
+        # One wake-up of this task, at the end; the steps go out by `_get_and_send_output`.
+        params.output_kind = RequestOutputKind.FINAL_ONLY
+        steps = self.llm.generate(
+            tokens_input(request.prompt_token_ids, cache_salt=request.cache_salt),
+            params,
+            request.request_id,
+            trace_headers=request.trace_headers,
+            priority=request.priority,
+            session_id=request.session_id,
+            reasoning_ended=request.reasoning_ended,
+            reasoning_parser_kwargs=request.reasoning_parser_kwargs,
+        )
+        try:
+            async for _ in steps:
+                pass
+        finally:
+            await steps.aclose()
+
+    async def warm_up(self, num_requests: int) -> None:
+        """Generates, alone and then `num_requests` at once, greedily and sampling, and throws it away.
+
+        vLLM compiles kernels for shapes that it meets first in a request, for seconds each on a GPU. Ready
+        must mean that the usual ones are there.
+        """
+        for batch in (1, num_requests):
+            await asyncio.gather(*(self._warm_up_request(batch, index) for index in range(batch)))
+        await self.llm.reset_prefix_cache()
+
+    async def _warm_up_request(self, batch: int, index: int) -> None:
+        # Ordinary text tokens, different in each request so that none comes from the prefix cache.
+        prompt = [1000 + batch + (index * 31 + i) % 5000 for i in range(WARM_UP_PROMPT_TOKENS)]
+        params = SamplingParams(
+            max_tokens=WARM_UP_TOKENS,
+            ignore_eos=True,
+            temperature=float(index % 2),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        async for _ in self.llm.generate(tokens_input(prompt), params, f"warm-up-{batch}-{index}"):
+            pass
+
+    @property
+    def num_unfinished_requests(self) -> int:
+        """Requests that the engine is running or holds in its queue."""
+        return self.llm.output_processor.get_num_unfinished_requests()
+
+    async def check_health(self) -> None:
+        """Raises `EngineDeadError` when the engine process has died."""
+        await self.llm.check_health()
+
+    def shutdown(self) -> None:
+        """Ends the engine process."""
+        self.llm.shutdown()
+        self._sender.close()
