@@ -233,6 +233,18 @@ class IngressConfig(Section):
     max_body_bytes: int = Field(
         default=4 * MIB_BYTES, ge=1024, description="largest request body that is read; larger ones get 413"
     )
+    # Twenty seconds of one stream at its fastest; with 20 logprobs a token, 16 MiB.
+    max_unread_tokens: int = Field(
+        default=4096,
+        ge=64,
+        description="tokens that a stream's client may leave unread (beyond what sockets hold) before the "
+        "stream is ended with an error",
+    )
+    max_chunks_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        description="most chunks a second of one stream: fewer and larger chunks; null: each as it comes",
+    )
 
 
 class StagingConfig(Section):

@@ -47,6 +47,8 @@ class Ingress:
             self._generate,
             FrameReceiver(get_node_ip_address()),  # type: ignore[no-untyped-call]
             self._num_ready_engines,
+            config.ingress.max_unread_tokens,
+            config.ingress.max_chunks_per_second,
         )
         self._app = api.new_app(
             config.ingress.max_body_bytes, config.engine.max_model_len, self._num_ready_engines

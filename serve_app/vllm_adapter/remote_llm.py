@@ -15,17 +15,22 @@ import msgspec
 from vllm import AsyncEngineArgs
 from vllm.config import VllmConfig
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
+from vllm.inputs import EngineInput
+from vllm.outputs import RequestOutput
 from vllm.renderers import renderer_from_config
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.input_processor import InputProcessor
-from vllm.v1.engine.output_processor import OutputProcessor
+from vllm.v1.engine.output_processor import OutputProcessor, RequestOutputCollector
 
-from serve_app.errors import ServiceError, TokensLostError
+from serve_app.errors import ServiceError, SlowClientError, TokensLostError
 from serve_app.frame_sockets import FrameReceiver
 from serve_app.messages import GenerateRequest
+from serve_app.pace import Pace
 from serve_app.step_frames import AnswerSequence
 from serve_app.vllm_adapter import wire
+from serve_app.vllm_adapter.token_stream import Generation, TokenStream
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +50,9 @@ class _Call:
         self.request_id = request_id
         self.sequence = AnswerSequence()
         self.is_finished = asyncio.Event()
+        self.task: asyncio.Task[None]
+        self.has_begun = False
+        self.stream: TokenStream | None = None
 
 
 class RemoteEngineCore:
@@ -62,7 +70,7 @@ class RemoteEngineCore:
         self._decode = wire.new_decoder()
         self._numbers = count()
         self._open: dict[int, _Call] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.calls: dict[str, _Call] = {}
         # One engine replica's death is an error of the requests on it, never of the client.
         self.resources = SimpleNamespace(engine_dead=False)
 
@@ -84,12 +92,14 @@ class RemoteEngineCore:
             reasoning_ended=request.reasoning_ended,
             reasoning_parser_kwargs=request.reasoning_parser_kwargs,
         )
-        task = asyncio.create_task(self._run(message))
-        self._tasks[request.request_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(request.request_id, None))
+        call = self.calls[request.request_id] = self._open[message.call] = _Call(request.request_id)
+        call.task = asyncio.create_task(self._run(call, message))
+        call.task.add_done_callback(lambda _: self._forget(message))
 
-    async def _run(self, message: GenerateRequest) -> None:
-        call = self._open[message.call] = _Call(message.request_id)
+    def _forget(self, message: GenerateRequest) -> None:
+        del self._open[message.call], self.calls[message.request_id]
+
+    async def _run(self, call: _Call, message: GenerateRequest) -> None:
         try:
             num_tokens = await self._generate(message)
             await self._wait_for_the_end(call, num_tokens)
@@ -104,8 +114,6 @@ class RemoteEngineCore:
                 message.request_id,
                 GracefulHTTPError(f"engine failure: {error}", HTTPStatus.INTERNAL_SERVER_ERROR),
             )
-        finally:
-            del self._open[message.call]
 
     async def _wait_for_the_end(self, call: _Call, num_tokens: int) -> None:
         try:
@@ -123,53 +131,88 @@ class RemoteEngineCore:
     def cancel(self, request_ids: Iterable[str]) -> None:
         """Cancels the calls of these requests; those that have ended are passed over."""
         for request_id in request_ids:
-            if task := self._tasks.get(request_id):
-                task.cancel()
+            if call := self.calls.get(request_id):
+                call.task.cancel()
 
     async def get_output_async(self) -> EngineCoreOutputs:
-        """Everything that has arrived, at once."""
+        """What has arrived and is not for a `TokenStream` alone."""
         while True:
-            outputs: dict[int, list[EngineCoreOutput]] = {}
+            arrived: dict[_Call, list[EngineCoreOutput]] = {}
             for header, parts in await self._receiver.receive():
                 try:
                     decoded = self._decode(parts)
                 except msgspec.MsgspecError as error:
                     logger.error("a frame was dropped: %s; do all replicas run the same version?", error)
                     continue
-                for call, position, output in zip(header.calls, header.positions, decoded, strict=True):
-                    self._accept(call, position, output, outputs)
+                for number, position, output in zip(header.calls, header.positions, decoded, strict=True):
+                    call = self._open.get(number)
+                    if call and self._is_next(call, position, output):
+                        _append(arrived.setdefault(call, []), output)
+            outputs: list[EngineCoreOutput] = []
+            for call, several in arrived.items():
+                # The first one tells vLLM's output processor that the answer has begun.
+                if call.stream and call.has_begun and wire.is_plain(several[0]):
+                    call.stream.push(several.pop(0).new_token_ids)
+                call.has_begun = True
+                for output in several:
+                    # The engine replica's AsyncLLM has its own internal ids and clock.
+                    output.request_id = call.request_id
+                    output.events = None
+                    outputs.append(output)
             if outputs:
-                return EngineCoreOutputs(outputs=[o for several in outputs.values() for o in several])
+                return EngineCoreOutputs(outputs=outputs)
 
-    def _accept(
-        self, number: int, position: int, output: EngineCoreOutput, outputs: dict[int, list[EngineCoreOutput]]
-    ) -> None:
-        call = self._open.get(number)
-        if call is None or call.is_finished.is_set():
-            return  # cancelled, or failed: the engine has not heard of it yet
+    def _is_next(self, call: _Call, position: int, output: EngineCoreOutput) -> bool:
+        if call.is_finished.is_set():
+            return False
         try:
             if not call.sequence.accept(position, len(output.new_token_ids)):
-                return
+                return False
         except TokensLostError as error:
-            logger.error("request %s: %s", call.request_id, error)
-            self._fail(call.request_id, GracefulHTTPError(str(error), error.status))
-            self.cancel([call.request_id])
-            return
+            self.give_up(call.request_id, error)
+            return False
         if output.finished:
             call.is_finished.set()
-        # The engine replica's AsyncLLM has its own internal ids and clock.
-        output.request_id = call.request_id
-        output.events = None
-        arrived = outputs.setdefault(number, [])
-        if arrived and (merged := wire.merge(arrived[-1], output)):
-            arrived[-1] = merged
-        else:
-            arrived.append(output)
+        return True
+
+    def give_up(self, request_id: str, error: ServiceError) -> None:
+        """Ends a request with an error, here and in its engine."""
+        logger.error("request %s: %s", request_id, error)
+        self._fail(request_id, GracefulHTTPError(str(error), error.status))
+        self.cancel([request_id])
 
     def shutdown(self, timeout: float | None = None) -> None:
-        for task in self._tasks.values():
-            task.cancel()
+        for call in self.calls.values():
+            call.task.cancel()
         self._receiver.close()
+
+
+def _append(outputs: list[EngineCoreOutput], output: EngineCoreOutput) -> None:
+    """Appends an output of a request to those before it, or merges it with the last of them."""
+    if outputs and (merged := wire.merge(outputs[-1], output)):
+        outputs[-1] = merged
+    else:
+        outputs.append(output)
+
+
+class _BoundedOutputProcessor(OutputProcessor):
+    """Tells `on_overflow` of answers of which the handler has left more than `max_unread_tokens` unread."""
+
+    max_unread_tokens: int
+    on_overflow: Callable[[str], None]
+
+    def process_outputs(self, engine_core_outputs: list[EngineCoreOutput], *args: Any) -> Any:
+        processed = super().process_outputs(engine_core_outputs, *args)
+        for output in engine_core_outputs:
+            state = self.request_states.get(output.request_id)
+            if state is None or not isinstance(state.queue, RequestOutputCollector):
+                continue
+            unread = state.queue.output
+            if not state.queue.aggregate or not isinstance(unread, RequestOutput):
+                continue
+            if sum(len(choice.token_ids) for choice in unread.outputs) > self.max_unread_tokens:
+                self.on_overflow(output.request_id)
+        return processed
 
 
 class RemoteLLM(AsyncLLM):
@@ -186,6 +229,8 @@ class RemoteLLM(AsyncLLM):
         generate: Generate,
         receiver: FrameReceiver,
         check_ready: Callable[[], object],
+        max_unread_tokens: int,
+        max_chunks_per_second: float | None,
     ) -> None:
         # Deliberately not AsyncLLM.__init__, which starts an engine process.
         engine_args = AsyncEngineArgs(**arguments)
@@ -210,7 +255,10 @@ class RemoteLLM(AsyncLLM):
         self._client_count = 1
         self.renderer = renderer_from_config(self.vllm_config)
         self.input_processor = InputProcessor(self.vllm_config, self.renderer)
-        self.output_processor = OutputProcessor(self.renderer.tokenizer, log_stats=False)
+        self.output_processor = _BoundedOutputProcessor(self.renderer.tokenizer, log_stats=False)
+        self.output_processor.max_unread_tokens = self._max_unread_tokens = max_unread_tokens
+        self.output_processor.on_overflow = self._on_overflow
+        self._max_chunks_per_second = max_chunks_per_second
         self._check_ready = check_ready
         self.engine_core = RemoteEngineCore(generate, receiver, self._fail)
         self._run_output_handler()
@@ -221,6 +269,39 @@ class RemoteLLM(AsyncLLM):
             self._check_ready()
         except ServiceError as error:
             raise GracefulHTTPError(str(error), error.status) from error
+
+    def generate(
+        self, prompt: EngineInput, sampling_params: SamplingParams, request_id: str, **named: Any
+    ) -> Generation:
+        """As in vLLM. Handlers that need no text can take the tokens instead of iterating."""
+        return Generation(
+            lambda: AsyncLLM.generate(self, prompt, sampling_params, request_id, **named),
+            lambda: self._open_stream(prompt, sampling_params, request_id, **named),
+            Pace(self._max_chunks_per_second),
+        )
+
+    async def _open_stream(
+        self, prompt: EngineInput, sampling_params: SamplingParams, request_id: str, **named: Any
+    ) -> TokenStream:
+        sampling_params.detokenize = False
+        queue = await self.add_request(request_id, prompt, sampling_params, **named)
+        core_id = queue.request_id
+        stream = TokenStream(
+            self._max_unread_tokens,
+            lambda: self._on_overflow(core_id),
+            lambda: self.abort(core_id, internal=True),
+        )
+        # Nothing can have arrived: the call is a task that has not run yet.
+        self.output_processor.request_states[core_id].queue = stream
+        self.engine_core.calls[core_id].stream = stream
+        return stream
+
+    def _on_overflow(self, request_id: str) -> None:
+        error = SlowClientError(
+            f"the client has left more than {self._max_unread_tokens} tokens of its stream unread, "
+            "and generation was stopped"
+        )
+        self.engine_core.give_up(request_id, error)
 
     def _fail(self, request_id: str, error: Exception) -> None:
         state = self.output_processor.request_states.get(request_id)

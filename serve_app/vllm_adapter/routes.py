@@ -20,6 +20,7 @@ from vllm.entrypoints.serve.instrumentator.basic import show_version
 from vllm.entrypoints.serve.tokenize.api_router import attach_router as attach_tokenize
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from serve_app.vllm_adapter.chat_stream import ChatStreams
 from serve_app.vllm_adapter.remote_llm import RemoteLLM
 
 # What `vllm serve` needs to be told for gpt-oss; the reasoning parser is an engine argument.
@@ -55,6 +56,8 @@ async def attach_api(app: FastAPI, engine: RemoteLLM, model_path: str, served_na
     app.add_api_route("/version", show_version)
     init_exception_handler(app)
     await init_app_state(engine, app.state, args, ("generate",))
+    chat = app.state.openai_serving_chat
+    chat.chat_completion_stream_generator = ChatStreams(chat)
     messages = app.state.anthropic_serving_messages
     messages.message_stream_converter = partial(_message_events, messages.message_stream_converter)
 

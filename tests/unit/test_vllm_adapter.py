@@ -33,6 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 TIMEOUT_S = 30.0
+MAX_UNREAD_TOKENS = 500
 TOKENS_PER_STEP = 3  # as with draft tokens
 REPLY = (
     "<|channel|>analysis<|message|>Just greet.<|end|>"
@@ -107,7 +108,8 @@ class ScriptedEngine:
     async def send(self, call: int, num_tokens: int) -> None:
         """Sends what was added, and waits for the ingress to have that much of the answer."""
         self.sender.flush()
-        while (answer := self.core._open.get(call)) and answer.sequence.num_tokens < num_tokens:
+        # The ingress has no event for it.
+        while (answer := self.core._open.get(call)) and answer.sequence.num_tokens < num_tokens:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
 
@@ -141,7 +143,8 @@ class Service:
 
     async def settle(self) -> None:
         """Until calls that were left have ended."""
-        await asyncio.gather(*self.llm.engine_core._tasks.values(), return_exceptions=True)
+        calls = [call.task for call in self.llm.engine_core.calls.values()]
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 def chat_body(**body: Any) -> dict[str, Any]:
@@ -175,7 +178,7 @@ def module_service() -> Iterator[Service]:
             engine = ScriptedEngine()
             arguments = engine_arguments(config, str(CACHE / MODEL_NAME), None)
             receiver = FrameReceiver("127.0.0.1")
-            llm = RemoteLLM(arguments, engine.generate, receiver, engine.check_ready)
+            llm = RemoteLLM(arguments, engine.generate, receiver, engine.check_ready, MAX_UNREAD_TOKENS, None)
             engine.core = llm.engine_core
             app = new_app(config.ingress.max_body_bytes, config.engine.max_model_len, engine.check_ready)
             await attach_api(app, llm, config.model.id, config.model.served_names)
