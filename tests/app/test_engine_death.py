@@ -26,7 +26,8 @@ PROMPT = "Count from 1 to 300"
 
 def engine_processes() -> list[psutil.Process]:
     """The vLLM engine processes whose parent is a replica of the service."""
-    return [p for p in psutil.process_iter(["name"]) if p.info["name"].startswith("VLLM::EngineCor")]
+    engines = (p for p in psutil.process_iter(["name"]) if p.info["name"].startswith("VLLM::EngineCor"))
+    return [p for p in engines if (parent := p.parent()) and parent.name().startswith("ray::ServeRepli")]
 
 
 def stream(service: Service, path: str, opened: threading.Semaphore) -> list[str]:

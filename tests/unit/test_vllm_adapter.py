@@ -160,7 +160,7 @@ def params_of(request: GenerateRequest) -> Any:
 def events_of(answer: httpx2.Response) -> list[dict[str, Any]]:
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
-    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: ")]
+    lines = [line[6:] for line in answer.text.split("\n") if line.startswith("data: ")]
     return [json.loads(line) for line in lines if line != "[DONE]"]
 
 
