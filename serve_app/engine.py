@@ -34,7 +34,7 @@ class Engine:
             with start.phase(timeline.IMPORTS):
                 # Here and not at the top: the package's other processes need neither vLLM nor torch.
                 from serve_app.staging.compile_cache import CompileCache
-                from serve_app.vllm_adapter import TokenEngine, compiler_factors
+                from serve_app.vllm_adapter import TokenEngine, compiler_factors, freeze_gc_heap
             arguments = engine_arguments(
                 config, self._model.path, self._speculator.path if self._speculator else None
             )
@@ -48,6 +48,7 @@ class Engine:
                 self._engine = TokenEngine(arguments)
             with start.phase(timeline.WARM_UP):
                 await self._engine.warm_up(config.engine.max_concurrent_requests)
+        freeze_gc_heap()  # see the ingress
         logger.info("%s", starts.read(start.path) or "ready")
         self._cache.publish()
 

@@ -40,7 +40,7 @@ class Ingress:
             sources.resolve, config.model.source, config.model.revision, config.staging, weights=False
         )
         await asyncio.to_thread(vocabulary.install, self._model.path)
-        from serve_app.vllm_adapter import RemoteLLM, attach_api
+        from serve_app.vllm_adapter import RemoteLLM, attach_api, freeze_gc_heap
 
         llm = RemoteLLM(
             engine_arguments(config, self._model.path, None),
@@ -54,6 +54,8 @@ class Ingress:
             config.ingress.max_body_bytes, config.engine.max_model_len, self._num_ready_engines
         )
         await attach_api(self._app, llm, config.model.id, config.model.served_names)
+        # What vLLM's modules made stays for ever: collections that look through it hold up all streams.
+        freeze_gc_heap()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._app

@@ -12,6 +12,7 @@ vLLM's internals move between releases. `tests/app/test_equality.py` compares th
 """
 
 from vllm.exceptions import VLLMClientError
+from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serve_app.vllm_adapter.compiling import argument_names, compiler_factors
@@ -27,4 +28,5 @@ __all__ = [
     "argument_names",
     "attach_api",
     "compiler_factors",
+    "freeze_gc_heap",
 ]
