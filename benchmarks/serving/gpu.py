@@ -1,0 +1,311 @@
+"""This service, plain `vllm serve` and Ray Serve LLM on one GPU, under the same loads, in one run.
+
+    python -m benchmarks.serving.gpu --model FOLDER [--speculator FOLDER] --out FILE.json
+
+All of them run at once, each with its own engine and the same engine arguments, and are asked in turn: what
+else the machine does hits them alike. Needs a GPU with room for that, and the checkpoint of `weights.py` or a
+real one. With --speculator, drafts are accepted at set rates (vLLM's synthetic acceptance; not on CPUs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import yaml
+
+from serve_app import vocabulary
+from serve_app.bench import Load, Result, run
+from serve_app.config import AppConfig
+from serve_app.engine_arguments import engine_arguments
+
+ROOT = Path(__file__).parents[2]
+MODEL_ID = "openai/gpt-oss-20b"
+MAX_CONCURRENT_REQUESTS = 256
+MAX_MODEL_LEN = 4096
+# Of gpt-oss-20b with RedHatAI's speculator on MT-Bench, by position (public measurements).
+ACCEPTANCE_RATES = [0.72, 0.51, 0.32]
+STOP_TIMEOUT_S = 60
+# Several engines on the cores of a machine without a GPU, for trying this out.
+CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A load: a closed loop, two rounds, of which the second counts."""
+
+    input_tokens: int
+    output_tokens: int
+    concurrency: int
+
+    @classmethod
+    def parse(cls, text: str) -> Point:
+        """Returns the load that is written as INPUTxOUTPUTxCONCURRENCY."""
+        input_tokens, output_tokens, concurrency = map(int, text.split("x"))
+        return cls(input_tokens, output_tokens, concurrency)
+
+    @property
+    def num_requests(self) -> int:
+        """Two waves, one of long answers; alone, enough for a median."""
+        waves = 2 if self.output_tokens < 512 else 1
+        return max(waves * self.concurrency, 12)
+
+
+# What matters most comes first: a run that must end early has that.
+POINTS = [
+    Point(512, 128, 256),
+    Point(512, 128, 1),
+    Point(1024, 1024, 256),
+    Point(512, 128, 128),
+    Point(512, 128, 32),
+    Point(1024, 1024, 1),
+    Point(1024, 1024, 128),
+    Point(1024, 1024, 32),
+]
+
+
+def app_config(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of this service's application."""
+    overrides: dict[str, Any] = {}
+    speculator = None
+    if options.speculator:
+        speculator = {"source": f"file:{options.speculator}", "num_draft_tokens": 3}
+        overrides["speculative_config"] = {
+            "rejection_sample_method": "synthetic",
+            "synthetic_acceptance_rates": ACCEPTANCE_RATES,
+        }
+    return {
+        "model": {"id": MODEL_ID, "source": f"file:{options.model}"},
+        "speculator": speculator,
+        "engine": {
+            "max_concurrent_requests": MAX_CONCURRENT_REQUESTS,
+            "max_model_len": MAX_MODEL_LEN,
+            "gpu_memory_utilization": options.memory_share,
+            "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
+            "num_gpus": options.num_gpus,
+            "accelerator_type": None,
+            "engine_overrides": overrides,
+            "environment": CPU_ENVIRONMENT if not options.num_gpus else {},
+        },
+        "ingress": {"replicas": options.ingress_replicas, "num_cpus": 1},
+        "drain_timeout_s": 10,
+    }
+
+
+def ray_llm_app(arguments: dict[str, Any], num_gpus: float) -> dict[str, Any]:
+    """Ray Serve LLM with the same engine, as a second application of the same Serve instance."""
+    names = {"model", "served_model_name"}
+    engine = {name: value for name, value in arguments.items() if name not in names}
+    llm = {
+        "model_loading_config": {"model_id": MODEL_ID, "model_source": arguments["model"]},
+        "engine_kwargs": engine,
+        "deployment_config": {"num_replicas": 1, "max_ongoing_requests": 2 * MAX_CONCURRENT_REQUESTS},
+        "placement_group_config": {"bundles": [{"GPU": num_gpus, "CPU": 1}]},
+        "accelerator_type": None,
+    }
+    return {
+        "name": "ray-serve-llm",
+        "route_prefix": "/ray-serve-llm",
+        "import_path": "ray.serve.llm:build_openai_app",
+        "args": {"llm_configs": [llm]},
+    }
+
+
+def serve_document(options: argparse.Namespace, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The Serve config file."""
+    apps = [
+        {
+            "name": "gpt-oss",
+            "route_prefix": "/",
+            "import_path": "serve_app.app:build",
+            "args": app_config(options),
+        }
+    ]
+    if "ray" in options.systems:
+        apps.append(ray_llm_app(arguments, options.num_gpus))
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1", "port": options.port},
+        "applications": apps,
+    }
+
+
+def vllm_command(arguments: dict[str, Any], port: int) -> list[str]:
+    """`vllm serve` with engine arguments as options."""
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--enable-auto-tool-choice", "--tool-call-parser", "openai"]
+    for name, value in arguments.items():
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, dict):
+            command += [option, json.dumps(value)]
+        elif isinstance(value, list):
+            command += [option, *map(str, value)]
+        elif value is True:
+            command.append(option)
+        elif value is not False:
+            command += [option, str(value)]
+    return command
+
+
+@contextlib.contextmanager
+def started(command: list[str], log: Path, variables: dict[str, str], stop: signal.Signals) -> Iterator[None]:
+    """A process, for as long as the block lasts."""
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | variables, stdout=sink, stderr=sink, start_new_session=True
+        )
+    try:
+        yield
+    finally:
+        process.send_signal(stop)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until_ready(urls: dict[str, str], timeout_s: float) -> dict[str, float]:
+    """Returns the seconds until each service answered a request; those that never do are missing."""
+    begun, ready = time.monotonic(), dict[str, float]()
+    body = {"model": MODEL_ID, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    while len(ready) < len(urls) and time.monotonic() - begun < timeout_s:
+        for name in urls.keys() - ready.keys():
+            with contextlib.suppress(httpx.TransportError):
+                path = "/health" if name != "ray" else "/v1/models"
+                if httpx.get(urls[name] + path, timeout=5).status_code != 200:
+                    continue
+                answer = httpx.post(urls[name] + "/v1/chat/completions", json=body, timeout=60)
+                if answer.status_code == 200:
+                    ready[name] = round(time.monotonic() - begun, 1)
+                    print(f"{name}: ready after {ready[name]} s", flush=True)
+        time.sleep(1)
+    return ready
+
+
+def measure(url: str, point: Point, options: argparse.Namespace, with_ceiling: bool) -> Result:
+    """Two rounds of a load."""
+    return run(
+        Load(
+            url=url,
+            model=MODEL_ID,
+            concurrency=point.concurrency,
+            requests=point.num_requests,
+            input_tokens=point.input_tokens,
+            output_tokens=point.output_tokens,
+            rounds=2,
+            processes=options.processes,
+            ceiling=with_ceiling,
+        )
+    )
+
+
+def machine() -> dict[str, Any]:
+    """What ran, and on what."""
+    found: dict[str, Any] = {"cpus": os.cpu_count()}
+    for name in ("vllm", "ray", "torch", "triton", "pyzmq", "msgspec", "uvloop"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    with contextlib.suppress(FileNotFoundError):
+        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        found["gpu"] = subprocess.check_output(query, text=True).strip()
+    return found
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint folder")
+    parser.add_argument("--speculator", type=Path, help="speculator folder; without it: no speculator")
+    parser.add_argument("--systems", nargs="+", default=["serve_app", "vllm", "ray"])
+    parser.add_argument(
+        "--points", type=Point.parse, nargs="+", default=POINTS, help="loads: INPUTxOUTPUTxCONCURRENCY"
+    )
+    parser.add_argument("--num-gpus", type=float, default=0.4, help="Ray's share for an engine; 0: CPUs")
+    parser.add_argument("--ray-points", type=int, default=len(POINTS), help="Ray Serve LLM gets so many")
+    parser.add_argument("--memory-share", type=float, default=0.3, help="of the GPU, for each engine")
+    parser.add_argument("--kv-cache-gib", type=float, default=20, help="of each engine")
+    parser.add_argument("--ingress-replicas", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=2, help="of the load generator")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--ready-s", type=float, default=420, help="wait so long for the services")
+    parser.add_argument("--seconds", type=float, default=3600, help="begin no new point after this")
+    parser.add_argument("--logs", type=Path, default=Path("/tmp"))
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with everything that was started
+    begun = time.monotonic()
+    config = AppConfig.model_validate(app_config(options))
+    speculator = str(options.speculator) if options.speculator else None
+    arguments = engine_arguments(config, str(options.model), speculator)
+    document = options.logs / "serving-gpu.yaml"
+    document.write_text(yaml.safe_dump(serve_document(options, arguments)))
+    fast_paths = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    urls = {
+        "serve_app": f"http://127.0.0.1:{options.port}",
+        "vllm": f"http://127.0.0.1:{options.port + 1}",
+        "ray": f"http://127.0.0.1:{options.port}/ray-serve-llm",
+    }
+    urls = {name: urls[name] for name in options.systems}
+    results: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks.serving.gpu", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "engine_arguments": arguments,
+        "service": app_config(options),
+        "points": [],
+    }
+    vocabulary.install(options.model)  # inherited by all of them
+    with contextlib.ExitStack() as stack:
+        if {"serve_app", "ray"} & set(options.systems):
+            command = ["serve", "run", str(document)]
+            stack.enter_context(started(command, options.logs / "serve.log", fast_paths, signal.SIGINT))
+        if "vllm" in options.systems:
+            command = vllm_command(arguments, options.port + 1)
+            variables = CPU_ENVIRONMENT if not options.num_gpus else {}
+            stack.enter_context(started(command, options.logs / "vllm.log", variables, signal.SIGTERM))
+        results["ready_s"] = wait_until_ready(urls, options.ready_s)
+        for index, point in enumerate(options.points):
+            if time.monotonic() - begun > options.seconds:
+                break
+            found: dict[str, Any] = vars(point) | {"num_requests": point.num_requests, "systems": {}}
+            results["points"].append(found)
+            for name in results["ready_s"]:
+                if name == "ray" and index >= options.ray_points:
+                    continue
+                result = measure(urls[name], point, options, with_ceiling="ceiling" not in results)
+                data = result.data()
+                results.setdefault("ceiling", data.get("ceiling"))
+                found["systems"][name] = data["rounds"]
+                print(f"{point} {name}: {_line(data['rounds'][-1])}", flush=True)
+                options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _line(one: dict[str, Any]) -> str:
+    def ms(name: str, share: str) -> str:
+        return f"{one[name][share] * 1000:.1f}" if one[name] else "-"
+
+    return (
+        f"{one['output_tokens_per_s']:.0f} tokens/s, TTFT p50 {ms('ttft_s', 'p50')} ms, "
+        f"TPOT p50 {ms('tpot_s', 'p50')} ms, ITL p99 {ms('itl_s', 'p99')} ms, errors {one['errors']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
