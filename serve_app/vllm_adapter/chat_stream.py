@@ -72,6 +72,7 @@ class ChatStreams:
             or request.echo
             or request.stop  # found in detokenised text, by vLLM's output processor
             or request.return_token_ids
+            or request.stream_interval
             or not request.include_reasoning
             or (options and options.continuous_usage_stats)
             or self._serving.enable_force_include_usage

@@ -40,7 +40,7 @@ Generate = Callable[[GenerateRequest], Awaitable[int]]
 
 # The reply to a call and its last frame race. Between two machines the frame is there within milliseconds; a
 # busy ingress reads both late, but in the same event loop.
-LAST_FRAME_TIMEOUT_S = 10.0
+LAST_FRAME_TIMEOUT_S = 30.0
 
 
 class _Call:

@@ -115,6 +115,7 @@ def test_the_same_as_vllms(service: Service, chat: Any, text: str, usage: bool) 
         {"include_reasoning": False},
         {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
         {"return_token_ids": True},
+        {"stream_interval": 4},
     ],
     ids=lambda body: next(iter(body)),
 )
