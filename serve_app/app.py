@@ -13,6 +13,7 @@ from serve_app.config import AppConfig, check_overrides
 from serve_app.deployment_options import engine_options, ingress_options
 from serve_app.engine import Engine
 from serve_app.ingress import Ingress
+from serve_app.timed_engine import TimedEngine
 
 logger = logging.getLogger("ray.serve")
 
@@ -27,7 +28,7 @@ def build(args: AppConfig) -> Application:
     # `ray start`: the one that Serve's controller, proxies and replicas read the switches from.
     for path in fast_paths.missing(args, os.environ):
         logger.warning("%s", path)
-    engine = _deployment(Engine, engine_options(args))
+    engine = _deployment(TimedEngine if args.engine.timed else Engine, engine_options(args))
     ingress = _deployment(serve.ingress()(Ingress), ingress_options(args))
     return ingress.bind(args, engine.bind(args))
 

@@ -22,6 +22,7 @@ from serve_app.config_sections import (
     Section,
     Speculator,
     StagingConfig,
+    TimedConfig,
 )
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "ModelSource",
     "Speculator",
     "StagingConfig",
+    "TimedConfig",
     "check_overrides",
     "describe_errors",
     "read_config",
@@ -82,6 +84,14 @@ class AppConfig(Section):
     def _speculation_is_there_to_be_overridden(self) -> AppConfig:
         if self.speculator is None and "speculative_config" in self.engine.engine_overrides:
             raise ValueError("engine.engine_overrides.speculative_config: there is no speculator; set one")
+        return self
+
+    @model_validator(mode="after")
+    def _timed_engine_takes_no_gpu(self) -> AppConfig:
+        if self.engine.timed and self.engine.num_gpus:
+            raise ValueError(
+                f"engine.num_gpus: {self.engine.num_gpus:g}: must be 0 with engine.timed, which needs none"
+            )
         return self
 
     @model_validator(mode="after")

@@ -130,6 +130,37 @@ class Speculator(_Checkpoint):
     )
 
 
+class TimedConfig(Section):
+    """An engine without a model: it generates set words at a set rate, to measure what is around engines."""
+
+    # What an H100 does with a full batch of gpt-oss-20b is 60 to 80 steps a second. Timers are as coarse as a
+    # millisecond, so much shorter steps would not be steady.
+    steps_per_second: float = Field(default=60.0, gt=0, le=250, description="engine steps a second")
+    tokens_per_step: float = Field(
+        default=1.0, ge=1, le=16, description="tokens of a request in a step, on average; 2.5 is 2, 3, 2, 3"
+    )
+    prefill_tokens_per_second: float | None = Field(
+        default=None, gt=0, description="prompt tokens a second, one prompt after another; null: no time"
+    )
+    record: str | None = Field(
+        default=None, description="folder for the times of all steps, a file for each replica; null: none"
+    )
+
+    @field_validator("record")
+    @classmethod
+    def _is_absolute(cls, folder: str | None) -> str | None:
+        if folder is not None and not folder.startswith(("/", "~", "$")):
+            raise ValueError(
+                "must be absolute, or begin with ~ or $VARIABLE: each node expands it for itself"
+            )
+        return folder
+
+    @property
+    def record_path(self) -> Path | None:
+        """`record` on this node."""
+        return Path(os.path.expandvars(self.record)).expanduser() if self.record else None
+
+
 class EngineConfig(Section):
     """One engine replica: one vLLM engine on one GPU, or on CPU cores where `num_gpus` is 0."""
 
@@ -200,6 +231,9 @@ class EngineConfig(Section):
     )
     engine_overrides: dict[str, Any] = Field(
         default={}, description="further vLLM engine arguments, by vLLM's own names"
+    )
+    timed: TimedConfig | None = Field(
+        default=None, description="for measurements: words at a set rate in place of a model; null: a model"
     )
 
     @field_validator("max_replicas")

@@ -58,14 +58,15 @@ def test_serve_finds_the_class(app: ModuleType) -> None:
 def test_what_is_built(path: Path, deployments: Any) -> None:
     config = read_config(path)
     found = deployments(config)
-    assert list(found) == ["Engine", "Ingress"]  # an ingress needs its engine's handle
-    for name, options in [("Engine", engine_options(config)), ("Ingress", ingress_options(config))]:
+    engine = "TimedEngine" if config.engine.timed else "Engine"
+    assert list(found) == [engine, "Ingress"]  # an ingress needs its engine's handle
+    for name, options in [(engine, engine_options(config)), ("Ingress", ingress_options(config))]:
         deployment = found[name]
         assert deployment.max_ongoing_requests == options["max_ongoing_requests"]
         actor = deployment.ray_actor_options
         assert {key: actor[key] for key in options["ray_actor_options"]} == options["ray_actor_options"]
-    scaling = found["Engine"]._deployment_config.autoscaling_config
-    assert (scaling.max_replicas if scaling else found["Engine"].num_replicas) == config.engine.max_replicas
+    scaling = found[engine]._deployment_config.autoscaling_config
+    assert (scaling.max_replicas if scaling else found[engine].num_replicas) == config.engine.max_replicas
 
 
 def test_the_config_reaches_both(deployments: Any) -> None:

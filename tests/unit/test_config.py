@@ -9,6 +9,7 @@ from serve_app.config import (
     AppConfig,
     ConfigError,
     EngineConfig,
+    IngressConfig,
     ModelSource,
     Speculator,
     check_overrides,
@@ -201,7 +202,8 @@ def test_a_missing_key_says_what_it_is_for() -> None:
 @pytest.mark.parametrize("section", [None, [], "text", 3])
 def test_a_section_is_a_mapping(section: Any) -> None:
     [line] = problems(ingress=section)
-    assert line == f"ingress: {section!r}: must be a mapping with the keys replicas, num_cpus, max_body_bytes"
+    keys = ", ".join(IngressConfig.model_fields)
+    assert line == f"ingress: {section!r}: must be a mapping with the keys {keys}"
 
 
 def test_more_max_replicas_than_min_replicas() -> None:
@@ -350,6 +352,24 @@ def test_every_line_of_a_files_problems_names_the_file(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert all(line.startswith(f"{file}: engine.") for line in lines)
+
+
+def test_a_timed_engine() -> None:
+    timed = parse(engine=ENGINE | {"num_gpus": 0, "timed": {}}).engine.timed
+    assert timed is not None
+    assert (timed.steps_per_second, timed.tokens_per_step, timed.record_path) == (60, 1, None)
+    assert parse().engine.timed is None
+    [line] = problems(engine=ENGINE | {"timed": {}})
+    assert line == "engine.num_gpus: 1: must be 0 with engine.timed, which needs none"
+    [line] = problems(engine=ENGINE | {"num_gpus": 0, "timed": {"record": "here"}})
+    assert line.startswith("engine.timed.record: 'here': must be absolute")
+
+
+def test_the_record_is_expanded_on_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECORDS", "/records")
+    timed = parse(engine=ENGINE | {"num_gpus": 0, "timed": {"record": "$RECORDS/a"}}).engine.timed
+    assert timed
+    assert timed.record_path == Path("/records/a")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

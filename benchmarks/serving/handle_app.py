@@ -1,0 +1,83 @@
+"""The service with tokens through Serve's streaming handle in place of step frames; all else is the same."""
+
+# No `from __future__ import annotations`: Serve reads the annotation of `build`'s argument as a class.
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from ray import serve
+from ray.serve import Application, Deployment
+
+import serve_app.ingress
+from benchmarks.serving.stub import StreamingEngine
+from serve_app.config import AppConfig
+from serve_app.deployment_options import engine_options, ingress_options
+from serve_app.ingress import Ingress
+from serve_app.messages import GenerateRequest
+from serve_app.step_frames import FrameAddress, FrameHeader, Parts
+from serve_app.timed_answers import encode
+
+
+class HandleEngine(StreamingEngine):
+    """Yields each output as the bytes that a frame with it alone would have."""
+
+    async def generate_stream(self, request: GenerateRequest) -> AsyncIterator[tuple[int, int, bytes]]:
+        """Yields the position, the number of tokens and the encoded output of each step."""
+        async for position, output in self.stream(request):
+            yield position, len(output.new_token_ids), encode([output])[0]
+
+
+class Arrivals:
+    """In place of a `FrameReceiver`: what the streams of this process have brought."""
+
+    def __init__(self, _host: str) -> None:
+        self.address = FrameAddress("", b"")
+        self._frames: list[tuple[FrameHeader, Parts]] = []
+        self._is_there = asyncio.Event()
+
+    def put(self, call: int, position: int, part: bytes) -> None:
+        """Takes one output."""
+        self._frames.append((FrameHeader([call], [position]), [part]))
+        self._is_there.set()
+
+    async def receive(self) -> list[tuple[FrameHeader, Parts]]:
+        """Returns everything that is there, at least one frame."""
+        await self._is_there.wait()
+        self._is_there.clear()
+        frames, self._frames = self._frames, []
+        return frames
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class HandleIngress(Ingress):
+    """An ingress that reads one stream for each request."""
+
+    async def __init__(self, config: AppConfig, engine: Any) -> None:  # type: ignore[misc]  # Serve awaits it
+        def make(host: str) -> Arrivals:
+            self._arrivals = Arrivals(host)
+            return self._arrivals
+
+        vars(serve_app.ingress)["FrameReceiver"] = make
+        self._stream = engine.options(stream=True).generate_stream
+        await super().__init__(config, engine)
+
+    async def _generate(self, request: GenerateRequest) -> int:
+        responses = self._stream.remote(msgspec.structs.replace(request))
+        num_tokens = 0
+        try:
+            async for position, num_new, part in responses:
+                self._arrivals.put(request.call, position, part)
+                num_tokens += num_new
+            return num_tokens
+        finally:
+            responses.cancel()
+
+
+def build(args: AppConfig) -> Application:
+    """As `serve_app.app:build`."""
+    engine: Deployment = serve.deployment(**engine_options(args))(HandleEngine)
+    ingress: Deployment = serve.deployment(**ingress_options(args))(serve.ingress()(HandleIngress))
+    return ingress.bind(args, engine.bind(args))
