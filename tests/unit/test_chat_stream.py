@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.errors import EngineLostError
 from tests.unit.test_vllm_adapter import (
+    CHAT_SCOPE,
     MAX_UNREAD_TOKENS,
     Script,
     Service,
@@ -208,15 +209,7 @@ def test_a_client_that_does_not_read_gets_an_error_and_its_request_ends(service:
                 if len(pieces) > 3:
                     await reads.wait()
 
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "method": "POST",
-            "path": "/v1/chat/completions",
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
-        }
-        answer = asyncio.create_task(service.app(scope, receive, send))
+        answer = asyncio.create_task(service.app(CHAT_SCOPE.copy(), receive, send))
         await service.engine.is_left.wait()  # the engine is free while the client still does not read
         reads.set()
         await answer

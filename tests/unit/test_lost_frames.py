@@ -32,7 +32,9 @@ def script(service: Service, reorder: Callable[[list[Step]], list[Step]]) -> Cal
                 output = EngineCoreOutput("engine-0", step, finish_reason=ends)
                 link.add(request.call, position, output, len(step))
                 service.engine.sender.flush()
-                await asyncio.sleep(0)
+                # Each in a frame of its own: what waits for the connection would be merged.
+                while link._frame or link._sending:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
             return len(tokens)
         finally:
             service.engine.sender.release(link)

@@ -48,6 +48,11 @@ def test_what_cannot_be_merged_follows() -> None:
     assert frame.outputs == [[1, 0], [3, 4]]
 
 
+def test_only_what_continues_is_merged() -> None:
+    frame = frame_of((7, 0, [1]), (7, 0, [1]), (7, 1, [2]), (7, 5, [6]))
+    assert (frame.header.positions, frame.outputs) == ([0, 0, 5], [[1], [1, 2], [6]])
+
+
 def test_headers_round_trip() -> None:
     header = FrameHeader([1, 2**40], [0, 131071])
     assert decode_header(memoryview(encode_header(header))) == header

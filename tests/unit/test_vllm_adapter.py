@@ -40,6 +40,16 @@ REPLY = (
     "<|start|>assistant<|channel|>final<|message|>Hello there, friend.<|return|>"
 )
 
+# Of a chat's POST, for tests that are the server themselves.
+CHAT_SCOPE: dict[str, Any] = {
+    "type": "http",
+    "asgi": {"version": "3.0", "spec_version": "2.3"},
+    "method": "POST",
+    "path": "/v1/chat/completions",
+    "query_string": b"",
+    "headers": [(b"content-type", b"application/json")],
+}
+
 # What a script yields: text, None for ever waiting, or an exception to raise.
 Script = Callable[[GenerateRequest], list[str | Exception | None]]
 
@@ -372,16 +382,8 @@ def test_a_client_that_goes_ends_the_call(service: Service, stream: bool) -> Non
         async def send(_: Message) -> None:
             pass
 
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "method": "POST",
-            "path": "/v1/chat/completions",
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
-        }
         with suppress(asyncio.CancelledError):
-            await service.app(scope, receive, send)
+            await service.app(CHAT_SCOPE.copy(), receive, send)
         await service.engine.is_left.wait()
 
     service.run(leave())
