@@ -24,6 +24,7 @@ class TokenStream:
         self, max_unread_tokens: int, on_overflow: Callable[[], None], abort: Callable[[], Awaitable[None]]
     ) -> None:
         self._max_unread_tokens, self._on_overflow, self._abort = max_unread_tokens, on_overflow, abort
+        self.first: RequestOutput | None = None
         self._token_ids: list[int] = []
         self._output: RequestOutput | None = None
         self._error: Exception | None = None
@@ -43,6 +44,7 @@ class TokenStream:
             self._error, self._output = output, None
         else:
             self._output = output
+            self.first = self.first or output
             self._token_ids += output.outputs[0].token_ids
         self._wake()
 
@@ -86,7 +88,6 @@ class Generation:
         self._new_outputs, self._open_stream, self._pace = outputs, open_stream, pace
         self._outputs: AsyncGenerator[RequestOutput] | None = None
         self._stream: TokenStream | None = None
-        self._first: RequestOutput | None = None
         self.is_finished = False
 
     def __aiter__(self) -> Generation:
@@ -110,14 +111,14 @@ class Generation:
             await self._pace.wait()
         token_ids, output = await self._stream.get()
         if output:
-            self._first = self._first or output
             self.is_finished = output.finished
         return token_ids, output
 
     def as_output(self, token_ids: list[int], output: RequestOutput | None) -> RequestOutput:
         """Returns a step as vLLM's handlers want it: `output`, if there is one, with these tokens."""
-        step = copy.copy(output or self._first)
-        assert step is not None  # the first step of an answer has an output
+        assert self._stream
+        assert self._stream.first  # the first step of an answer has an output
+        step = copy.copy(output or self._stream.first)
         if output:
             completion = copy.copy(output.outputs[0])
             completion.token_ids = token_ids
