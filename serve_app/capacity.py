@@ -7,17 +7,19 @@ batches then run without any graph. Measured on an H100 (gpt-oss-20b, 64 concurr
 between tokens with sizes up to 64, 12.6 ms with sizes up to 256 = 64 x 4.
 
 Left alone, vLLM captures 83 sizes for gpt-oss, up to 1,024 tokens whatever the batch: too few for 512
-requests with k = 3, and for 64 requests 68 more than their decode batches need, at a cost in start-up time.
+requests with k = 3, and for 64 requests 63 more than their decode batches need, at a cost in start-up time.
 """
 
 from __future__ import annotations
 
-# vLLM's own spacing (1, 2, 4, then every 8, from 256 every 16), but in requests, and with every count up
-# to 8: a batch is padded to the next size, and a padded request is a large share of a small batch.
+from bisect import bisect_right
+from collections.abc import Sequence
+
+# A batch is padded to the next size. Every number of requests up to 8 has its own; above, four sizes for each
+# doubling, as memory allocators space theirs (jemalloc's size classes): no batch is padded by more than a
+# quarter of itself, and 1,024 requests need 36 sizes. vLLM's even spacing pads 9 requests to 16 and needs 87.
 DENSE_UP_TO = 8
-STEP = 8
-WIDE_STEP_FROM = 256
-WIDE_STEP = 16
+SIZES_PER_DOUBLING = 4
 
 
 def tokens_per_request(num_draft_tokens: int) -> int:
@@ -30,17 +32,53 @@ def max_decode_tokens(max_concurrent_requests: int, num_draft_tokens: int) -> in
     return max_concurrent_requests * tokens_per_request(num_draft_tokens)
 
 
+def batch_sizes(max_concurrent_requests: int) -> list[int]:
+    """Returns the numbers of requests that have a graph of their own, ascending, up to the maximum.
+
+    A batch of n requests runs in the next of these, which is at most 1.25 n. There are at most 8 of them, and
+    4 for each doubling above 8 that has begun: 8 + 4 * ceil(log2(maximum / 8)).
+    """
+    counts = list(range(1, DENSE_UP_TO + 1))
+    while counts[-1] < max_concurrent_requests:
+        step = counts[-1] // SIZES_PER_DOUBLING
+        counts += [counts[-1] + step * number for number in range(1, SIZES_PER_DOUBLING + 1)]
+    return [count for count in counts if count < max_concurrent_requests] + [max_concurrent_requests]
+
+
 def capture_sizes(max_concurrent_requests: int, num_draft_tokens: int) -> list[int]:
     """Returns the CUDA-graph sizes to capture, in tokens, ascending.
 
-    All are multiples of the tokens that a request takes, so vLLM rounds and drops none as long as
+    They are the `batch_sizes` times the tokens that a request takes, so vLLM rounds and drops none as long as
     `max_num_batched_tokens` is not below the last one, which the config sees to.
+
+    With two drafts and more there is one size besides: the maximum itself. After its first draft a speculator
+    takes one token a request, in graphs of these same sizes, and vLLM drops those above the maximum number of
+    requests (`init_cudagraph_manager` of the autoregressive speculator). Of 50 requests with k = 3, the last
+    multiple of 4 that is left is 48. For the model itself, vLLM rounds that size up like any other.
     """
-    counts = {
-        *range(1, DENSE_UP_TO + 1),
-        *range(DENSE_UP_TO, WIDE_STEP_FROM, STEP),
-        *range(WIDE_STEP_FROM, max_concurrent_requests, WIDE_STEP),
-        max_concurrent_requests,
-    }
     tokens = tokens_per_request(num_draft_tokens)
-    return sorted(count * tokens for count in counts if count <= max_concurrent_requests)
+    sizes = {count * tokens for count in batch_sizes(max_concurrent_requests)}
+    if num_draft_tokens > 1:
+        sizes.add(max_concurrent_requests)
+    return sorted(sizes)
+
+
+def describe_decode_tokens(max_concurrent_requests: int, num_draft_tokens: int) -> str:
+    """Returns the arithmetic of the largest decode batch, for messages."""
+    tokens = max_decode_tokens(max_concurrent_requests, num_draft_tokens)
+    return f"{max_concurrent_requests} requests x (1 + {num_draft_tokens}) tokens = {tokens} tokens"
+
+
+def describe_coverage(
+    sizes: Sequence[int], max_concurrent_requests: int, num_draft_tokens: int, largest: int | None = None
+) -> str:
+    """Returns what decode batches the capture sizes `sizes` hold, for messages. `largest` caps them."""
+    tokens = tokens_per_request(num_draft_tokens)
+    usable = sorted(sizes)[: None if largest is None else bisect_right(sorted(sizes), largest)]
+    top = usable[-1] if usable else 0
+    # Sizes are rounded up to whole requests, and dropped where that is above the largest.
+    held = max((-(-size // tokens) for size in usable if -(-size // tokens) * tokens <= top), default=0)
+    return (
+        f"{describe_decode_tokens(max_concurrent_requests, num_draft_tokens)}: sizes up to {top} tokens hold "
+        f"batches of {min(held, max_concurrent_requests)} requests"
+    )

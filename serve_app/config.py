@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from serve_app import config_errors
+from serve_app import config_errors, graph_rules
 from serve_app.capacity import max_decode_tokens
 from serve_app.config_errors import ConfigError, did_you_mean
 from serve_app.config_sections import (
@@ -78,6 +78,20 @@ class AppConfig(Section):
                 f"{1 + self.num_draft_tokens} tokens that a request takes in a step; vLLM drops the "
                 "CUDA graphs of larger batches"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _full_batch_has_a_graph(self) -> AppConfig:
+        engine = self.engine
+        problems = graph_rules.problems(
+            engine.engine_overrides,
+            engine.environment,
+            engine.max_concurrent_requests,
+            self.num_draft_tokens,
+            has_graphs=engine.has_graphs,
+        )
+        if lines := "\n".join(problems):
+            raise ValueError(lines)
         return self
 
     @model_validator(mode="after")

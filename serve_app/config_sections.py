@@ -256,6 +256,11 @@ class EngineConfig(Section):
         default = GPU_BATCHED_TOKENS if self.num_gpus else CPU_BATCHED_TOKENS
         return self.max_num_batched_tokens or default
 
+    @property
+    def has_graphs(self) -> bool:
+        """Whether CUDA graphs are captured. torch.compile on CPUs would build C++, slow on few cores."""
+        return bool(self.num_gpus) and not self.fast_boot
+
 
 class IngressConfig(Section):
     """The API replicas. They need no GPU."""

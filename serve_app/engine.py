@@ -46,6 +46,10 @@ class Engine:
                 start.note(caches=self._cache.state, cache_key=self._cache.key, compiler=compiler)
             with start.phase(timeline.ENGINE):
                 self._engine = TokenEngine(arguments)
+                if config.engine.has_graphs:
+                    await self._engine.check_graphs(
+                        config.engine.max_concurrent_requests, config.num_draft_tokens
+                    )
             with start.phase(timeline.WARM_UP):
                 await self._engine.warm_up(config.engine.max_concurrent_requests)
         freeze_gc_heap()  # see the ingress

@@ -54,12 +54,11 @@ def engine_arguments(config: AppConfig, model_path: str, speculator_path: str | 
         }
         if config.speculator.revision and _is_hub_name(speculator_path):
             arguments["speculative_config"]["revision"] = config.speculator.revision
-    # Without a GPU there are no graphs to capture, and torch.compile would build C++, slow on few cores.
-    if engine.fast_boot or not engine.num_gpus:
-        arguments["enforce_eager"] = True
-    else:
+    if engine.has_graphs:
         sizes = capture_sizes(engine.max_concurrent_requests, config.num_draft_tokens)
         arguments["compilation_config"] = {"cudagraph_capture_sizes": sizes}
+    else:
+        arguments["enforce_eager"] = True
     return merged(arguments, engine.engine_overrides)
 
 

@@ -79,7 +79,7 @@ def plan_memory(
     engine = config.engine
     on_gpu = bool(engine.num_gpus)
     decode_tokens = max_decode_tokens(engine.max_concurrent_requests, config.num_draft_tokens)
-    has_graphs = on_gpu and not engine.fast_boot
+    has_graphs = engine.has_graphs
     graphs = GRAPHS_BASE_BYTES + GRAPHS_BYTES_PER_TOKEN * decode_tokens if has_graphs else 0
     weights = model.gpu_weights_bytes if on_gpu else model.checkpoint_bytes
     speculator_bytes = speculator.weights_bytes if speculator else 0

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_GRAPHS = "engine.max_concurrent_requests, from which the capture sizes follow"
 _ONE_GPU = "engine.num_gpus and engine.max_replicas: one engine replica is one GPU"
 
 # vLLM argument -> the config key that sets it. A dot leads into a mapping, the rest of which may be set.
+# What bears on CUDA graphs is refused with the numbers: `graph_rules`.
 DERIVED = {
     "model": "model.source",
     "revision": "model.revision",
     "served_model_name": "model.served_names",
     "max_num_seqs": "engine.max_concurrent_requests",
-    "cudagraph_capture_sizes": _GRAPHS,
-    "max_cudagraph_capture_size": _GRAPHS,
-    "compilation_config.cudagraph_capture_sizes": _GRAPHS,
-    "compilation_config.max_cudagraph_capture_size": _GRAPHS,
     "max_model_len": "engine.max_model_len",
     "kv_cache_dtype": "engine.kv_cache_dtype",
     "gpu_memory_utilization": "engine.gpu_memory_utilization",
@@ -34,6 +30,8 @@ DERIVED = {
     "tensor_parallel_size": _ONE_GPU,
     "pipeline_parallel_size": _ONE_GPU,
     "data_parallel_size": _ONE_GPU,
+    "prefill_context_parallel_size": _ONE_GPU,
+    "decode_context_parallel_size": _ONE_GPU,
 }
 # Derived arguments that are mappings: an override adds to them.
 MERGED = ("compilation_config", "speculative_config")

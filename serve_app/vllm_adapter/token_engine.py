@@ -17,11 +17,13 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
+from serve_app import graph_report
 from serve_app.errors import ServiceError
 from serve_app.frame_sockets import FrameLink, FrameSender
 from serve_app.messages import GenerateRequest
 from serve_app.vllm_adapter import wire
 
+GRAPH_REPORT = "serve_app.graph_report.GraphReport"
 # A few steps of prefill and decode each; with three draft tokens, 16 tokens take at least four steps.
 WARM_UP_PROMPT_TOKENS = 64
 WARM_UP_TOKENS = 16
@@ -46,7 +48,7 @@ class TokenEngine:
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        engine_args = AsyncEngineArgs(**arguments)
+        engine_args = AsyncEngineArgs(**{"worker_extension_cls": GRAPH_REPORT} | dict(arguments))
         self.llm = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER)
         self._sender = FrameSender(wire.new_encoder(), wire.merge)
         self._by_public_id: dict[str, _Answer] = {}
@@ -136,6 +138,11 @@ class TokenEngine:
                 pass
         finally:
             await steps.aclose()
+
+    async def check_graphs(self, max_concurrent_requests: int, num_draft_tokens: int) -> None:
+        """Raises `GraphsMissingError` if the largest decode batch would run without a full CUDA graph."""
+        for report in await self.llm.collective_rpc("report_graphs"):
+            graph_report.check(report, max_concurrent_requests, num_draft_tokens)
 
     async def warm_up(self, num_requests: int) -> None:
         """Generates, alone and then `num_requests` at once, greedily and sampling, and throws it away.

@@ -1,10 +1,22 @@
+import itertools
+import math
+
 import pytest
 
-from serve_app.capacity import capture_sizes, max_decode_tokens, tokens_per_request
+from serve_app.capacity import (
+    batch_sizes,
+    capture_sizes,
+    describe_coverage,
+    max_decode_tokens,
+    tokens_per_request,
+)
+
+MAX_REQUESTS, MAX_DRAFT_TOKENS = 1024, 8  # what the config allows
 
 
 def test_sizes_of_the_production_config() -> None:
-    assert capture_sizes(64, 3) == [4, 8, 12, 16, 20, 24, 28, 32, 64, 96, 128, 160, 192, 224, 256]
+    requests = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64]
+    assert capture_sizes(64, 3) == [4 * count for count in requests]
 
 
 def test_without_drafts_a_request_is_one_token() -> None:
@@ -14,40 +26,63 @@ def test_without_drafts_a_request_is_one_token() -> None:
 
 def test_one_request() -> None:
     assert capture_sizes(1, 0) == [1]
-    assert capture_sizes(1, 7) == [8]
+    assert capture_sizes(1, 7) == [1, 8]  # the 1 for the speculator's own steps
 
 
-@pytest.mark.parametrize("num_draft_tokens", range(9))
-def test_every_size_holds_whole_requests_and_the_largest_batch_is_inside(num_draft_tokens: int) -> None:
+@pytest.mark.parametrize("num_draft_tokens", range(MAX_DRAFT_TOKENS + 1))
+def test_every_batch_fits_a_size_with_a_quarter_of_padding_at_most(num_draft_tokens: int) -> None:
+    """All that the config allows: each batch, of each maximum, with each number of drafts."""
     tokens = tokens_per_request(num_draft_tokens)
-    for requests in (*range(1, 300), 511, 512, 1000, 1024):
-        sizes = capture_sizes(requests, num_draft_tokens)
-        assert sizes == sorted(set(sizes))
-        assert all(size % tokens == 0 for size in sizes)
-        assert sizes[0] == tokens
-        assert sizes[-1] == max_decode_tokens(requests, num_draft_tokens)
+    for most in range(1, MAX_REQUESTS + 1):
+        sizes = capture_sizes(most, num_draft_tokens)
+        assert all(a < b for a, b in itertools.pairwise(sizes))
+        multiples = [size for size in sizes if size % tokens == 0]
+        assert set(sizes) - set(multiples) <= {most}
+        assert multiples[0] == tokens
+        assert multiples[-1] == sizes[-1] == max_decode_tokens(most, num_draft_tokens)
+        before = 0
+        for size in multiples:
+            # The smallest batch that is padded to this size is padded most.
+            batch = before + 1
+            assert (size // tokens - batch) / batch <= 0.25
+            before = size // tokens
 
 
-@pytest.mark.parametrize("num_draft_tokens", range(9))
+def test_each_small_batch_has_a_size_of_its_own() -> None:
+    for most in range(1, MAX_REQUESTS + 1):
+        assert batch_sizes(most)[: min(most, 8)] == list(range(1, min(most, 8) + 1))
+
+
+def test_the_number_of_graphs_is_bounded() -> None:
+    """Each graph costs start-up time; vLLM's default for gpt-oss has 83."""
+    for most in range(1, MAX_REQUESTS + 1):
+        bound = most if most <= 8 else 8 + 4 * math.ceil(math.log2(most / 8))
+        assert len(batch_sizes(most)) <= bound
+    assert len(capture_sizes(64, 3)) == 20
+    assert len(capture_sizes(256, 3)) == 28
+    assert len(capture_sizes(1024, 0)) == 36
+
+
+@pytest.mark.parametrize("num_draft_tokens", range(MAX_DRAFT_TOKENS + 1))
 def test_vllm_changes_nothing(num_draft_tokens: int) -> None:
     """`adjust_cudagraph_sizes_for_spec_decode` of vLLM 0.29 rounds up, and drops what is then too large."""
     tokens = tokens_per_request(num_draft_tokens)
     for requests in range(1, 300):
         sizes = capture_sizes(requests, num_draft_tokens)
         rounded = {-(-size // tokens) * tokens for size in sizes}
-        assert sorted(size for size in rounded if size <= sizes[-1]) == sizes
+        kept = {size for size in rounded if size <= sizes[-1]}
+        assert {count * tokens for count in batch_sizes(requests)} <= kept
 
 
-def test_padding_is_bounded() -> None:
-    """A batch is padded to the next size: by nothing up to 8 requests, by fewer than 8 or 16 above."""
-    counts = capture_sizes(1024, 0)
-    for requests in range(1, 1025):
-        padding = min(count for count in counts if count >= requests) - requests
-        assert padding <= (0 if requests <= 8 else 7 if requests <= 256 else 15)
-
-
-def test_number_of_graphs_stays_small() -> None:
-    """Each graph costs start-up time; vLLM's default for gpt-oss has 83."""
-    assert len(capture_sizes(64, 3)) == 15
-    assert len(capture_sizes(256, 3)) == 39
-    assert len(capture_sizes(1024, 0)) == 87
+@pytest.mark.parametrize(
+    ("sizes", "largest", "held"),
+    [
+        ([16, 32, 64], None, "sizes up to 64 tokens hold batches of 16 requests"),
+        ([1, 2, 62], None, "sizes up to 62 tokens hold batches of 1 requests"),
+        ([64, 128, 256], 200, "sizes up to 128 tokens hold batches of 32 requests"),
+        ([512], None, "sizes up to 512 tokens hold batches of 64 requests"),
+        ([], None, "sizes up to 0 tokens hold batches of 0 requests"),
+    ],
+)
+def test_coverage_in_words(sizes: list[int], largest: int | None, held: str) -> None:
+    assert describe_coverage(sizes, 64, 3, largest) == f"64 requests x (1 + 3) tokens = 256 tokens: {held}"

@@ -246,7 +246,6 @@ def test_describe_errors_of_a_part() -> None:
         ({"enforce_eager": True}, "engine.fast_boot"),
         ({"spec_tokens": 2}, "speculator.num_draft_tokens"),
         ({"tensor_parallel_size": 2}, "one engine replica is one GPU"),
-        ({"compilation_config": {"cudagraph_capture_sizes": [1]}}, "engine.max_concurrent_requests"),
         ({"speculative_config": {"num_speculative_tokens": 2}}, "speculator.num_draft_tokens"),
     ],
 )

@@ -44,7 +44,10 @@ def test_a_gpu_engine() -> None:
         "disable_log_stats": False,
         "speculative_config": {"method": "eagle3", "model": "/speculator", "num_speculative_tokens": 3},
         "compilation_config": {
-            "cudagraph_capture_sizes": [4, 8, 12, 16, 20, 24, 28, 32, 64, 96, 128, 160, 192, 224, 256]
+            "cudagraph_capture_sizes": [
+                *(4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64),
+                *(80, 96, 112, 128, 160, 192, 224, 256),
+            ]
         },
     }
 

@@ -77,7 +77,7 @@ def test_the_configured_model_is_marked(capsys: pytest.CaptureFixture[str]) -> N
     output = capsys.readouterr().out
     assert "* gpt-oss-20b" in output
     assert "* gpt-oss-120b" not in output
-    assert "4, 8, 12, 16, 20, 24, 28, 32, 64, 96, 128, 160, 192, 224, 256" in output
+    assert "4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256" in output
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,125 @@
+"""Which settings would take away the CUDA graphs of full decode batches, and why.
+
+vLLM refuses none of them: it logs a line, or nothing, and every step of a full engine takes several times as
+long.
+The rules are those of vLLM 0.29 (`VllmConfig.__post_init__`, `SpeculativeConfig`). What depends on the
+hardware, such as an attention backend without graphs, is seen when the engine is up: `graph_report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from serve_app.capacity import (
+    describe_coverage,
+    describe_decode_tokens,
+    max_decode_tokens,
+    tokens_per_request,
+)
+
+_SIZES = "cudagraph_capture_sizes"
+_LARGEST = "max_cudagraph_capture_size"
+_INSTEAD = "it is derived; set engine.max_concurrent_requests instead"
+_FAST_BOOT = "for an engine without graphs set engine.fast_boot"
+# `CUDAGraphMode` by its names and numbers; with the first two, decode batches run in no full graph.
+_MODES = {"0": "NONE", "1": "PIECEWISE", "2": "FULL"}
+_FULL_MODES = ("FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+# What -O0 to -O3 set where nothing else does (`OPTIMIZATION_LEVEL_TO_CONFIG`).
+_LEVEL_MODES = {"0": "NONE", "1": "PIECEWISE"}
+_COMPILED = ("3", "VLLM_COMPILE")
+
+# Of `speculative_config`: set to anything but false or null, a step of a request is no longer 1 + k tokens,
+# or the speculator runs without graphs.
+_SPECULATION = {
+    "enforce_eager": "the speculator would run without CUDA graphs; " + _FAST_BOOT,
+    "parallel_drafting": "a step would have other tokens than one and the drafts of each request",
+    "num_speculative_tokens_per_batch_size": "the tokens of a request would change with the batch, and the "
+    "capture sizes are multiples of one number; set speculator.num_draft_tokens",
+    "enable_adaptive_verification": "the tokens of a request would change from step to step, and the capture "
+    "sizes are multiples of one number; set speculator.num_draft_tokens",
+    "disable_padded_drafter_batch": "the speculator's batches would have requests of different lengths, "
+    "which no CUDA graph is captured for",
+    "max_model_len": "requests beyond it would have no drafts, and a batch with such a request has no CUDA "
+    "graph; set engine.max_model_len",
+}
+
+
+def problems(
+    overrides: Mapping[str, Any],
+    environment: Mapping[str, str],
+    max_concurrent_requests: int,
+    num_draft_tokens: int,
+    has_graphs: bool,
+) -> Iterator[str]:
+    """Yields a line for each setting that breaks the chain from `max_concurrent_requests` to the graphs."""
+    compilation = overrides.get("compilation_config") or {}
+    speculation = overrides.get("speculative_config") or {}
+    for prefix, values in (("", overrides), ("compilation_config.", compilation)):
+        for name in (_SIZES, _LARGEST):
+            if name in values:
+                why = _coverage(values[name], max_concurrent_requests, num_draft_tokens)
+                yield _line(prefix + name, values[name], why)
+    for name, reason in _SPECULATION.items():
+        if speculation.get(name) not in (None, False):
+            why = f"{describe_decode_tokens(max_concurrent_requests, num_draft_tokens)}: {reason}"
+            yield _line(f"speculative_config.{name}", speculation[name], why)
+    if overrides.get("diffusion_config") is not None:
+        yield _line(
+            "diffusion_config",
+            overrides["diffusion_config"],
+            f"a step must have {tokens_per_request(num_draft_tokens)} tokens for each request",
+        )
+    scheduled = overrides.get("max_num_scheduled_tokens")
+    needed = max_decode_tokens(max_concurrent_requests, num_draft_tokens)
+    if isinstance(scheduled, int) and scheduled < needed:
+        chain = describe_decode_tokens(max_concurrent_requests, num_draft_tokens)
+        yield _line("max_num_scheduled_tokens", scheduled, f"must be at least {needed}: {chain}")
+    if "worker_extension_cls" in overrides:
+        yield _line(
+            "worker_extension_cls",
+            overrides["worker_extension_cls"],
+            "it is derived: the check of the CUDA graphs is in it",
+        )
+    if has_graphs:
+        chain = describe_decode_tokens(max_concurrent_requests, num_draft_tokens)
+        for line in _modes(overrides, compilation, environment):
+            yield f"{line}: decode batches ({chain}) would run without full CUDA graphs; {_FAST_BOOT}"
+
+
+def _coverage(value: Any, max_concurrent_requests: int, num_draft_tokens: int) -> str:
+    sizes = value if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        return _INSTEAD
+    return f"{_INSTEAD}: {describe_coverage(sizes, max_concurrent_requests, num_draft_tokens)}"
+
+
+def _modes(
+    overrides: Mapping[str, Any], compilation: Mapping[str, Any], environment: Mapping[str, str]
+) -> Iterator[str]:
+    """Yields what turns graphs off, with its value."""
+    level = str(overrides.get("optimization_level", 2)).upper().removeprefix("-").removeprefix("O")
+    graphs = compilation.get("cudagraph_mode")
+    if graphs is not None:
+        graphs = _MODES.get(str(graphs), str(graphs).upper())
+        if graphs not in _FULL_MODES:
+            yield f"engine.engine_overrides.compilation_config.cudagraph_mode: {graphs}"
+            return
+    elif level in _LEVEL_MODES:
+        yield f"engine.engine_overrides.optimization_level: {overrides['optimization_level']}"
+        return
+    if graphs in ("FULL", "FULL_DECODE_ONLY") or environment.get("VLLM_USE_BREAKABLE_CUDAGRAPH") == "1":
+        return
+    # Piecewise graphs, which the default has besides, need vLLM's own compilation. Without it vLLM turns all
+    # graphs off, the full ones too.
+    if environment.get("TORCH_COMPILE_DISABLE") == "1":
+        yield "engine.environment.TORCH_COMPILE_DISABLE: 1"
+    mode = compilation.get("mode")
+    if mode is not None and str(mode).upper() not in _COMPILED:
+        yield f"engine.engine_overrides.compilation_config.mode: {mode}"
+    elif mode is None and level == "0":
+        yield f"engine.engine_overrides.optimization_level: {overrides['optimization_level']}"
+
+
+def _line(name: str, value: Any, why: str) -> str:
+    return f"engine.engine_overrides.{name}: {value!r}: {why}"
