@@ -203,6 +203,13 @@ class EngineConfig(Section):
         default=False,
         description="eager mode: no torch.compile and no CUDA graphs; starts sooner, generates slower",
     )
+    # Without it, users wait while vLLM compiles what they are the first to ask for, seconds at a time, and
+    # everybody else waits with them.
+    warm_up: bool = Field(
+        default=True,
+        description="generate what users may ask for before the replica is ready, so that nothing is "
+        "compiled in front of them; false only to measure what it saves",
+    )
     num_gpus: float = Field(
         default=1, ge=0, le=1, description="GPUs of a replica; 0 for the CPU, less than 1 to share one"
     )

@@ -8,7 +8,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from serve_app import sources, vocabulary
+from serve_app import sources, vocabulary, warm_up
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
 from serve_app.messages import GenerateRequest
@@ -22,7 +22,7 @@ logger = logging.getLogger("ray.serve")
 
 
 class Engine:
-    """Serve starts one per GPU. Ready, for Serve, means that the engine has generated: see `warm_up`."""
+    """Serve starts one per GPU. Ready, for Serve, means that the engine is warm: see `warm_up`."""
 
     _engine: TokenEngine
 
@@ -51,7 +51,7 @@ class Engine:
                         config.engine.max_concurrent_requests, config.num_draft_tokens
                     )
             with start.phase(timeline.WARM_UP):
-                await self._engine.warm_up(config.engine.max_concurrent_requests)
+                await self._engine.warm_up(warm_up.plan(config))
         freeze_gc_heap()  # see the ingress
         logger.info("%s", starts.read(start.path) or "ready")
         self._cache.publish()

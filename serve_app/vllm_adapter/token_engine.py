@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +21,10 @@ from serve_app.errors import ServiceError
 from serve_app.frame_sockets import FrameLink, FrameSender
 from serve_app.messages import GenerateRequest
 from serve_app.vllm_adapter import wire
+from serve_app.vllm_adapter.warming import warm_up
+from serve_app.warm_up import Round
 
 GRAPH_REPORT = "serve_app.graph_report.GraphReport"
-# A few steps of prefill and decode each; with three draft tokens, 16 tokens take at least four steps.
-WARM_UP_PROMPT_TOKENS = 64
-WARM_UP_TOKENS = 16
 
 
 @dataclass(slots=True)
@@ -144,27 +142,9 @@ class TokenEngine:
         for report in await self.llm.collective_rpc("report_graphs"):
             graph_report.check(report, max_concurrent_requests, num_draft_tokens)
 
-    async def warm_up(self, num_requests: int) -> None:
-        """Generates, alone and then `num_requests` at once, greedily and sampling, and throws it away.
-
-        vLLM compiles kernels for shapes that it meets first in a request, for seconds each on a GPU. Ready
-        must mean that the usual ones are there.
-        """
-        for batch in (1, num_requests):
-            await asyncio.gather(*(self._warm_up_request(batch, index) for index in range(batch)))
-        await self.llm.reset_prefix_cache()
-
-    async def _warm_up_request(self, batch: int, index: int) -> None:
-        # Ordinary text tokens, different in each request so that none comes from the prefix cache.
-        prompt = [1000 + batch + (index * 31 + i) % 5000 for i in range(WARM_UP_PROMPT_TOKENS)]
-        params = SamplingParams(
-            max_tokens=WARM_UP_TOKENS,
-            ignore_eos=True,
-            temperature=float(index % 2),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        async for _ in self.llm.generate(tokens_input(prompt), params, f"warm-up-{batch}-{index}"):
-            pass
+    async def warm_up(self, rounds: Sequence[Round]) -> None:
+        """Generates the rounds and throws them away. Raises what fails: the start must fail with it."""
+        await warm_up(self.llm, rounds)
 
     @property
     def num_unfinished_requests(self) -> int:
