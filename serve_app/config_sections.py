@@ -210,6 +210,14 @@ class EngineConfig(Section):
         description="generate what users may ask for before the replica is ready, so that nothing is "
         "compiled in front of them; false only to measure what it saves",
     )
+    # Between two tokens lies a step, some 10 ms, or prefill: the longest prompt, 131,072 tokens in steps of
+    # 1,024, takes seconds. So do kernels that are compiled on the way.
+    stall_timeout_s: float = Field(
+        default=60,
+        ge=1,
+        description="seconds without a token, while requests run, after which a replica's engine counts as "
+        "hung: the replica leaves and is replaced",
+    )
     num_gpus: float = Field(
         default=1, ge=0, le=1, description="GPUs of a replica; 0 for the CPU, less than 1 to share one"
     )

@@ -14,6 +14,7 @@ from serve_app.engine_arguments import engine_arguments
 from serve_app.messages import GenerateRequest
 from serve_app.staging import starts, timeline
 from serve_app.staging.timeline import Timeline
+from serve_app.stall import leave_if_stalled
 
 if TYPE_CHECKING:
     from serve_app.vllm_adapter import TokenEngine
@@ -27,6 +28,7 @@ class Engine:
     _engine: TokenEngine
 
     async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._stall_timeout_s = config.engine.stall_timeout_s
         about = {"model": config.model.id, "node": socket.gethostname(), "pid": os.getpid()}
         with Timeline(config.staging.path, _replica_id(), about) as start:
             with start.phase(timeline.STAGING):
@@ -89,7 +91,8 @@ class Engine:
         return self._engine.num_unfinished_requests
 
     async def check_health(self) -> None:
-        """Serve calls this; raising makes it replace the replica."""
+        """Serve calls this; raising makes it replace the replica. Does not return if the engine hangs."""
+        leave_if_stalled(self._engine.watch, self._stall_timeout_s, self._engine.kill)
         await self._engine.check_health()
 
     def __del__(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import psutil
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind
@@ -20,6 +22,7 @@ from serve_app import graph_report
 from serve_app.errors import ServiceError
 from serve_app.frame_sockets import FrameLink, FrameSender
 from serve_app.messages import GenerateRequest
+from serve_app.stall import TokenWatch
 from serve_app.vllm_adapter import wire
 from serve_app.vllm_adapter.warming import warm_up
 from serve_app.warm_up import Round
@@ -48,6 +51,7 @@ class TokenEngine:
     def __init__(self, arguments: Mapping[str, Any]) -> None:
         engine_args = AsyncEngineArgs(**{"worker_extension_cls": GRAPH_REPORT} | dict(arguments))
         self.llm = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER)
+        self.watch = TokenWatch()
         self._sender = FrameSender(wire.new_encoder(), wire.merge)
         self._by_public_id: dict[str, _Answer] = {}
         self._answers: dict[str, _Answer] = {}  # by the id that the engine core knows
@@ -61,6 +65,8 @@ class TokenEngine:
         for output in outputs.outputs:
             if answer := self._answers.get(output.request_id) or self._find_answer(output.request_id):
                 self._add(answer, output)
+                if output.new_token_ids:
+                    self.watch.token()
         self._sender.flush()
         return outputs
 
@@ -102,6 +108,7 @@ class TokenEngine:
         """
         link = self._sender.open(request.reply_to)
         answer = self._by_public_id[request.request_id] = _Answer(request.call, link)
+        self.watch.begin()
         try:
             await self._generate(request)
         except EngineGenerateError as error:
@@ -109,6 +116,7 @@ class TokenEngine:
                 raise error.__cause__ from None
             raise
         finally:
+            self.watch.end()
             del self._by_public_id[request.request_id]
             self._answers.pop(answer.core_id, None)
             self._sender.release(link)
@@ -154,6 +162,15 @@ class TokenEngine:
     async def check_health(self) -> None:
         """Raises `EngineDeadError` when the engine process has died."""
         await self.llm.check_health()
+
+    def kill(self) -> None:
+        """Kills the engine's processes, also those that hang or are stopped and would stay for ever."""
+        for process in self.llm.engine_core.resources.engine_manager.processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                core = psutil.Process(process.pid)
+                for child in [*core.children(recursive=True), core]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        child.kill()
 
     def shutdown(self) -> None:
         """Ends the engine process."""

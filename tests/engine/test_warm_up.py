@@ -62,7 +62,7 @@ def test_vllm_takes_every_request_of_the_plan(
             engine.shutdown()
 
     logger = logging.getLogger("ray.serve")  # Ray keeps its lines from the root logger
-    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(logger, "propagate", True)
     with caplog.at_level(logging.INFO, "ray.serve"):
         refused, [report], num_left = asyncio.run(run())
     gc.collect()  # ZeroMQ warns of its context, here and not at the end of all tests

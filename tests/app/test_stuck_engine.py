@@ -1,0 +1,59 @@
+"""An engine that hangs while streams are open: its replica leaves by itself, with all that it has started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+
+from tests.app.test_engine_death import NUM_STREAMS, engine_processes, stream
+from tests.services import START_TIMEOUT_S, Service
+
+pytestmark = pytest.mark.app
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_replica_whose_engine_hangs_is_replaced(service: Service) -> None:
+    opened = threading.Semaphore(0)
+    with ThreadPoolExecutor(NUM_STREAMS) as pool:
+        paths = ["chat/completions", "responses"] * (NUM_STREAMS // 2)
+        answers = [pool.submit(stream, service, path, opened) for path in paths]
+        for _ in paths:
+            assert opened.acquire(timeout=60)
+        stuck = engine_processes()[0]
+        replica = stuck.parent()
+        assert replica
+        family = [stuck, *stuck.children(recursive=True)]
+        # As if its GPU did not answer: it lives, and does nothing.
+        os.kill(stuck.pid, signal.SIGSTOP)
+        try:
+            ends = [answer.result() for answer in answers]
+        finally:
+            # Nothing stopped may be left, whatever was seen.
+            left = [process for process in family if lives(process)]
+            for process in left:
+                process.kill()
+    failed = [end for end in ends if any('"code": 503' in event for event in end[-2:])]
+    assert failed, "the streams of the engine that hangs"
+    assert len(failed) < NUM_STREAMS, "the other engine goes on"
+    assert all("can be sent again" in "".join(end[-2:]) for end in failed)
+    assert not lives(replica)
+    assert not left, "the replica has killed them"
+
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while httpx.get(f"{service.url}/health").json().get("ready_engines") != 2:
+        assert time.monotonic() < deadline, service.log.read_text(errors="replace")[-3000:]
+        time.sleep(1)
+    assert "the vLLM engine hangs: no token for 2" in service.log.read_text(errors="replace")
