@@ -1,0 +1,228 @@
+"""What warm-up and CUDA graphs are worth: three engines side by side on one GPU, asked one after another.
+
+    python -m benchmarks.capacity.gpu --model FOLDER --speculator FOLDER --out FILE.json
+
+- full: as this service runs them: graphs for all decode batches, and the whole warm-up.
+- cold: the same, but `engine.warm_up` is false.
+- naive: capture sizes up to the number of *requests*, as one might set them; no config of this service can.
+
+Part `warm`: the first requests after the start of `cold` and `full`, then as many again. Part `graphs`:
+decode of `full` and `naive`. Needs the checkpoint of `benchmarks.serving.weights`, or a real one, and a GPU
+with room for three; `--demo` takes the demo checkpoint, small loads and the CPU, to try it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bare_node import machine
+from benchmarks.capacity.service import EngineProcess, FailedError
+from serve_app.demo import CACHE, MODEL_NAME, SPECULATOR_NAME
+
+KINDS = ("plain", "plain, sampled", "sampled", "sampled, seed", "penalties", "JSON schema", "choice")
+KINDS += ("logprobs", "many logprobs")
+CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+PARTS = {"warm": ("cold", "full"), "graphs": ("full", "naive")}
+DEMO = {
+    "concurrent": 4,
+    "max_model_len": 2048,
+    "requests": 12,
+    "lengths": [16, 300],
+    "output_tokens": 16,
+    "decode_tokens": 24,
+    "kv_cache_gib": 0.125,
+    "memory_share": 0.1,
+    "num_gpus": 0.0,
+    "decode_concurrency": [4, 2],
+}
+
+
+def spec(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """What the process of the engine `name` is told."""
+    speculator = None
+    if options.speculator:
+        speculator = {"source": f"file:{options.speculator}", "num_draft_tokens": options.draft_tokens}
+    engine = {
+        "max_concurrent_requests": options.concurrent,
+        "max_model_len": options.max_model_len,
+        "gpu_memory_utilization": options.memory_share,
+        "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
+        "num_gpus": options.num_gpus,
+        "accelerator_type": None,
+        "warm_up": name != "cold",
+        "engine_overrides": {"jit_monitor_verbose": True},
+    }
+    made: dict[str, Any] = {
+        "name": name,
+        "folder": str(folder),
+        "config": {
+            "model": {"id": "openai/gpt-oss-20b", "source": f"file:{options.model}"},
+            "speculator": speculator,
+            "engine": engine,
+        },
+    }
+    if name == "naive" and options.num_gpus:
+        sizes = {1, 2, 4, *range(8, options.concurrent, 8), options.concurrent}
+        made["capture_sizes"] = sorted(size for size in sizes if size <= options.concurrent)
+    return made
+
+
+class Benchmark:
+    """The engines that are up, and the results so far, which are written after every step."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self._options = options
+        self._end = time.monotonic() + options.seconds
+        environment = {} if options.num_gpus else CPU_ENVIRONMENT
+        names = [n for n in ("full", "cold", "naive") if any(n in PARTS[part] for part in options.part)]
+        self._engines = {
+            name: EngineProcess(spec(name, options, folder), folder, environment) for name in names
+        }
+        self.results: dict[str, Any] = {
+            "command": " ".join(["python -m benchmarks.capacity.gpu", *sys.argv[1:]]),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "machine": machine("xgrammar", "flashinfer-python"),
+            "options": {name: value for name, value in vars(options).items() if name not in ("model", "out")},
+            "starts": {},
+            "warm": {},
+            "graphs": {},
+        }
+
+    def start(self) -> None:
+        """Waits for all engines, which start at the same time. Those that fail are left out."""
+        deadline = time.monotonic() + min(self._options.ready_s, self._options.seconds)
+        for name, engine in list(self._engines.items()):
+            try:
+                found = engine.ready(deadline - time.monotonic())
+                print(f"{name}: ready in {found['ready_s']} s, warm-up {found['warm_up_s']} s", flush=True)
+            except FailedError as error:
+                found = {"failed": str(error)}
+                print(f"{name}: {error}", flush=True)
+                self._engines.pop(name).stop()
+            self.results["starts"][name] = found
+            self._write()
+
+    def warm(self) -> None:
+        """Time to first token of the first requests, and of those after them."""
+        for name in PARTS["warm"]:
+            for number, phase in enumerate(("first", "steady")):
+                self._measure(
+                    "warm",
+                    f"{name} {phase}",
+                    name,
+                    requests=self._options.requests,
+                    concurrency=min(self._options.concurrency, self._options.concurrent),
+                    lengths=self._options.lengths,
+                    output_tokens=self._options.output_tokens,
+                    kinds=KINDS,
+                    seed=number,
+                )
+
+    def graphs(self) -> None:
+        """Decode at full batch and at a quarter of it."""
+        for concurrency in self._options.decode_concurrency:
+            for number in range(self._options.rounds):
+                for name in PARTS["graphs"]:
+                    self._measure(
+                        "graphs",
+                        f"{name} {concurrency} round {number + 1}",
+                        name,
+                        requests=concurrency,
+                        concurrency=concurrency,
+                        lengths=[32],
+                        output_tokens=self._options.decode_tokens,
+                        kinds=["plain"],
+                        seed=1000 + 10 * concurrency + number,
+                    )
+
+    def _measure(self, part: str, label: str, name: str, **traffic: Any) -> None:
+        left_s = self._end - time.monotonic()
+        if name not in self._engines or left_s < self._options.reserve_s:
+            return
+        try:
+            found = self._engines[name].measure(traffic, left_s)
+            first, step = found["ttft_ms"], found["step_ms"]
+            print(
+                f"{label}: TTFT p50 {first.get('p50')} p99 {first.get('p99')} ms, step p50 {step.get('p50')} "
+                f"p99 {step.get('p99')} ms, {found['tokens_per_s']} tokens/s, "
+                f"{found['compiled']['times']} compiled, errors {found['errors']}",
+                flush=True,
+            )
+        except FailedError as error:
+            found = {"failed": str(error)}
+            print(f"{label}: {error}", flush=True)
+            self._engines.pop(name).stop()
+        self.results[part][label] = {"traffic": traffic} | found
+        self._write()
+
+    def _write(self) -> None:
+        self._options.out.write_text(json.dumps(self.results, indent=1, default=str) + "\n")
+
+    def stop(self) -> None:
+        """Ends all engines."""
+        for engine in self._engines.values():
+            engine.stop()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--model", type=Path, help="checkpoint folder")
+    made.add_argument("--speculator", type=Path, help="speculator folder; without it: no speculator")
+    made.add_argument("--demo", action="store_true", help="the demo checkpoint on the CPU, small loads")
+    made.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
+    made.add_argument("--concurrent", type=int, default=64, help="max_concurrent_requests of each engine")
+    made.add_argument("--draft-tokens", type=int, default=3)
+    made.add_argument("--max-model-len", type=int, default=16384)
+    made.add_argument("--memory-share", type=float, default=0.25, help="of the GPU, for each engine")
+    made.add_argument("--kv-cache-gib", type=float, default=8, help="of each engine")
+    made.add_argument("--num-gpus", type=float, default=1, help="0: CPUs")
+    made.add_argument("--requests", type=int, default=500, help="of each phase of the part `warm`")
+    made.add_argument("--concurrency", type=int, default=32, help="requests at a time in that part")
+    made.add_argument(
+        "--lengths", type=int, nargs="+", default=[17, 100, 250, 600, 1500, 3500, 9001], help="of prompts"
+    )
+    made.add_argument("--output-tokens", type=int, default=64)
+    made.add_argument("--decode-concurrency", type=int, nargs="+", default=[64, 16])
+    made.add_argument("--decode-tokens", type=int, default=1024, help="of each answer in the part `graphs`")
+    made.add_argument("--rounds", type=int, default=2, help="of the part `graphs`")
+    made.add_argument("--ready-s", type=float, default=420, help="wait so long for the engines")
+    made.add_argument("--seconds", type=float, default=540, help="of everything")
+    made.add_argument("--reserve-s", type=float, default=10, help="begin nothing in the last seconds")
+    made.add_argument("--folder", type=Path, help="logs and caches, kept; default: a temporary one")
+    made.add_argument("--out", type=Path, required=True)
+    return made
+
+
+def main() -> None:
+    """Command line."""
+    options = parser().parse_args()
+    if options.demo:
+        options.model, options.speculator = CACHE / MODEL_NAME, CACHE / SPECULATOR_NAME
+        vars(options).update(DEMO)
+    if not options.model:
+        sys.exit("give --model or --demo")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # with everything that was started
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="capacity-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    benchmark = Benchmark(options, folder)
+    try:
+        benchmark.start()
+        for part in options.part:
+            getattr(benchmark, part)()
+    finally:
+        benchmark.stop()
+        print(f"logs in {folder}")
+
+
+if __name__ == "__main__":
+    main()
