@@ -19,7 +19,7 @@ from serve_app.staging.cache_folder import VARIABLES
 ROOT = Path(__file__).parents[2]
 STOP_TIMEOUT_S = 20
 # vLLM's monitor, which says so of each kernel and shape with `jit_monitor_verbose`.
-COMPILED = re.compile(rb"(\w+ (?:kernel JIT compilation|JIT compilation)) during inference: (\w+)")
+COMPILED = re.compile(rb"(\w+ (?:kernel JIT compilation|JIT compilation)) during inference: ([\w.<>]*\w)")
 AUTOTUNED = re.compile(rb"Triton autotuning for function (\w+)")
 
 
