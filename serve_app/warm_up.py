@@ -31,7 +31,7 @@ PREFIX_TOKENS = 400
 # vLLM's limit on `logprobs`, unless it is overridden.
 MAX_LOGPROBS = 20
 
-_SCHEMA = {
+_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "name": {"type": "string"},
@@ -41,9 +41,9 @@ _SCHEMA = {
     "required": ["name", "size", "tags"],
     "additionalProperties": False,
 }
-_SAMPLED = {"temperature": 0.8, "top_p": 0.9}
+_SAMPLED: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9}
 
-GREEDY: Mapping[str, Any] = {"temperature": 0.0}
+GREEDY: dict[str, Any] = {"temperature": 0.0}
 # By name, fields of vLLM's `SamplingParams`; `structured_outputs` is a mapping too. First what most ask for.
 FEATURES: dict[str, Mapping[str, Any]] = {
     "greedy": GREEDY,
@@ -191,4 +191,4 @@ class _Rounds:
 
 
 def _logprobs(sampling: Mapping[str, Any]) -> int:
-    return max(sampling.get("logprobs", 0), sampling.get("prompt_logprobs", 0))
+    return max(int(sampling.get(name, 0)) for name in ("logprobs", "prompt_logprobs"))

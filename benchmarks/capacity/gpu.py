@@ -27,8 +27,11 @@ from benchmarks.bare_node import machine
 from benchmarks.capacity.service import EngineProcess, FailedError
 from serve_app.demo import CACHE, MODEL_NAME, SPECULATOR_NAME
 
-KINDS = ("plain", "plain, sampled", "sampled", "sampled, seed", "penalties", "JSON schema", "choice")
-KINDS += ("logprobs", "many logprobs")
+# Of `traffic.KINDS`, which this process does not import: it would load vLLM.
+KINDS = [
+    *("plain", "plain, sampled", "sampled", "sampled, seed", "penalties", "JSON schema", "choice"),
+    *("logprobs", "many logprobs"),
+]
 CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 PARTS = {"warm": ("cold", "full"), "graphs": ("full", "naive")}
 DEMO = {

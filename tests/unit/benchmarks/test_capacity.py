@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.capacity.gpu import parser, spec
+from benchmarks.capacity.gpu import KINDS, parser, spec
 from benchmarks.capacity.service import EngineProcess
 from serve_app.config import AppConfig
 
@@ -41,8 +41,10 @@ def test_configs_are_valid_and_only_naive_has_other_sizes(name: str, tmp_path: P
 @pytest.mark.filterwarnings("ignore")  # vLLM's
 def test_figures() -> None:
     pytest.importorskip("vllm")
+    from benchmarks.capacity import traffic
     from benchmarks.capacity.traffic import Answer, figures
 
+    assert list(traffic.KINDS) == KINDS
     answers = [
         Answer("plain", [0.1, 0.2, 0.4], [1, 4, 4]),
         Answer("choice", [0.3], [2]),
