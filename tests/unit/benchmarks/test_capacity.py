@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.capacity.gpu import KINDS, parser, spec
+from benchmarks.capacity.options import KINDS, parser, spec
 from benchmarks.capacity.service import EngineProcess
 from serve_app.config import AppConfig
 
@@ -30,7 +30,7 @@ def test_what_was_compiled_is_read_from_the_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["full", "cold", "naive"])
 def test_configs_are_valid_and_only_naive_has_other_sizes(name: str, tmp_path: Path) -> None:
-    options = parser().parse_args(["--model", "/m", "--speculator", "/s", "--out", "o.json"])
+    options = parser("").parse_args(["--model", "/m", "--speculator", "/s", "--out", "o.json"])
     made = spec(name, options, tmp_path)
     config = AppConfig.model_validate(made["config"])
     assert config.engine.has_graphs
