@@ -27,6 +27,8 @@ from benchmarks.bare_node import machine
 from benchmarks.capacity.options import KINDS, PARTS, parse, spec
 from benchmarks.capacity.service import EngineProcess, FailedError
 
+# Options that say nothing about what was measured.
+PATHS = ("model", "speculator", "folder", "out")
 CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
 
@@ -45,15 +47,13 @@ class Benchmark:
             "command": " ".join(["python -m benchmarks.capacity.gpu", *sys.argv[1:]]),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": machine("xgrammar", "flashinfer-python"),
-            "options": {
-                name: value
-                for name, value in vars(options).items()
-                if name not in ("model", "speculator", "folder", "out")
-            },
+            "options": {name: value for name, value in vars(options).items() if name not in PATHS},
             "starts": {},
             "warm": {},
             "graphs": {},
         }
+        # One file for all runs, since time on a GPU comes in pieces.
+        self._earlier = json.loads(options.out.read_text())["runs"] if options.out.exists() else []
 
     def start(self) -> None:
         """Waits for all engines, which start at the same time. Those that fail are left out."""
@@ -123,7 +123,8 @@ class Benchmark:
         self._write()
 
     def _write(self) -> None:
-        self._options.out.write_text(json.dumps(self.results, indent=1, default=str) + "\n")
+        document = {"runs": [*self._earlier, self.results]}
+        self._options.out.write_text(json.dumps(document, indent=1, default=str) + "\n")
 
     def stop(self) -> None:
         """Ends all engines."""

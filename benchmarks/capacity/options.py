@@ -86,8 +86,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--ready-s", type=float, default=420, help="wait so long for the engines")
     made.add_argument("--seconds", type=float, default=540, help="of everything")
     made.add_argument("--reserve-s", type=float, default=10, help="begin nothing in the last seconds")
-    made.add_argument("--folder", type=Path, help="logs and caches, kept; default: a temporary one")
-    made.add_argument("--out", type=Path, required=True)
+    made.add_argument(
+        "--folder", type=Path, help="logs and caches; a second run finds them warm; default: a temporary one"
+    )
+    made.add_argument("--out", type=Path, required=True, help="a file that is there gets another run")
     return made
 
 
