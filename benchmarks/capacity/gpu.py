@@ -5,6 +5,7 @@
 - full: as this service runs them: graphs for all decode batches, and the whole warm-up.
 - cold: the same, but `engine.warm_up` is false.
 - naive: capture sizes up to the number of *requests*, as one might set them; no config of this service can.
+  No warm-up either: the first of two rounds does that.
 
 Part `warm`: the first requests after the start of `cold` and `full`, then as many again. Part `graphs`:
 decode of `full` and `naive`. Needs the checkpoint of `benchmarks.serving.weights`, or a real one, and a GPU

@@ -13,6 +13,8 @@ KINDS = [
     *("plain", "plain, sampled", "sampled", "sampled, seed", "penalties", "JSON schema", "choice"),
     *("logprobs", "many logprobs"),
 ]
+# Of prompts: mostly short, some longer than a step.
+LENGTHS = [17, 100, 250, 600] * 3 + [1500, 1500, 3500, 9001]
 # The engines of each part.
 PARTS = {"warm": ("cold", "full"), "graphs": ("full", "naive")}
 DEMO = {
@@ -41,7 +43,7 @@ def spec(name: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]
         "kv_cache_memory_bytes": int(options.kv_cache_gib * 2**30),
         "num_gpus": options.num_gpus,
         "accelerator_type": None,
-        "warm_up": name != "cold",
+        "warm_up": name == "full",
         "engine_overrides": {"jit_monitor_verbose": True},
     }
     made: dict[str, Any] = {
@@ -76,9 +78,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--num-gpus", type=float, default=1, help="0: CPUs")
     made.add_argument("--requests", type=int, default=500, help="of each phase of the part `warm`")
     made.add_argument("--concurrency", type=int, default=32, help="requests at a time in that part")
-    made.add_argument(
-        "--lengths", type=int, nargs="+", default=[17, 100, 250, 600, 1500, 3500, 9001], help="of prompts"
-    )
+    made.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="of prompts, drawn evenly")
     made.add_argument("--output-tokens", type=int, default=64)
     made.add_argument("--decode-concurrency", type=int, nargs="+", default=[64, 16])
     made.add_argument("--decode-tokens", type=int, default=1024, help="of each answer in the part `graphs`")

@@ -34,7 +34,7 @@ def test_configs_are_valid_and_only_naive_has_other_sizes(name: str, tmp_path: P
     made = spec(name, options, tmp_path)
     config = AppConfig.model_validate(made["config"])
     assert config.engine.has_graphs
-    assert config.engine.warm_up == (name != "cold")
+    assert config.engine.warm_up == (name == "full")
     assert made.get("capture_sizes") == ([1, 2, 4, *range(8, 65, 8)] if name == "naive" else None)
 
 
