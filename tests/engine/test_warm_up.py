@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 from typing import Any
 
 import pytest
@@ -37,9 +36,7 @@ def config(num_gpus: int) -> AppConfig:
     )
 
 
-def test_vllm_takes_every_request_of_the_plan(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_vllm_takes_every_request_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     unfold(CACHE)
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -61,15 +58,10 @@ def test_vllm_takes_every_request_of_the_plan(
         finally:
             engine.shutdown()
 
-    logger = logging.getLogger("ray.serve")  # Ray keeps its lines from the root logger
-    monkeypatch.setattr(logger, "propagate", True)
-    with caplog.at_level(logging.INFO, "ray.serve"):
-        refused, [report], num_left = asyncio.run(run())
+    refused, [report], num_left = asyncio.run(run())
     gc.collect()  # ZeroMQ warns of its context, here and not at the end of all tests
     assert refused == []
     assert num_left == 0
-    [line] = [message for message in caplog.messages if message.startswith("warm-up: ")]
-    assert f"{len(rounds)} rounds" in line
     # The question about graphs reaches the worker, which has none here.
     assert report["max_requests"] == 4
     assert set(report["batches"]) == {"NONE"}
