@@ -18,9 +18,10 @@ HEALTH_CHECK_TIMEOUT_S = 10.0
 # A replica that is being replaced looks this often whether its last request has ended.
 DRAIN_POLL_S = 1.0
 
-# Another replica is asked for while the running ones still have a quarter of their room: it needs 73 to 233 s
-# to start (20B on an H100, warm and cold caches), and until then they have to take the growth.
-TARGET_SHARE = 0.75
+# Serve goes down to what the requests that run now would need. On many replicas they are few, since an engine
+# with few requests answers each faster, and on fewer replicas they are more: going all the way down at once
+# overloads those that are left. So half of the way at a time (docs/autoscaling.md).
+DOWNSCALING_FACTOR = 0.5
 
 # An ingress replica's own limit must never be what holds a request up: the ingress refuses in OpenAI's form,
 # while a request that waits in the proxy's queue gets no answer. An open request costs a coroutine, and a
@@ -74,9 +75,12 @@ def _num_replicas(config: AppConfig) -> dict[str, Any]:
         "autoscaling_config": {
             "min_replicas": engine.min_replicas,
             "max_replicas": engine.max_replicas,
-            "target_ongoing_requests": max(1, math.floor(TARGET_SHARE * engine.max_concurrent_requests)),
+            "target_ongoing_requests": max(
+                1, math.floor(engine.target_share * engine.max_concurrent_requests)
+            ),
             "upscale_delay_s": engine.upscale_delay_s,
             "downscale_delay_s": engine.downscale_delay_s,
+            "downscaling_factor": DOWNSCALING_FACTOR,
         }
     }
 

@@ -166,7 +166,9 @@ def test_draft_tokens_have_bounds(num_draft_tokens: int) -> None:
         ("gpu_memory_utilization", 1.0, "must be less than or equal to 0.98"),
         ("num_gpus", 2, "must be less than or equal to 1"),
         ("num_cpus", 0, "must be greater than 0"),
-        ("min_replicas", 0, "must be greater than or equal to 1"),
+        ("min_replicas", -1, "must be greater than or equal to 0"),
+        ("target_share", 0, "must be greater than 0"),
+        ("target_share", 1.1, "must be less than or equal to 1"),
         ("max_replicas", 0, "must be greater than or equal to 1"),
         ("max_model_len", "long", "must be a valid integer"),
         ("fast_boot", "perhaps", "must be a valid boolean"),
@@ -210,6 +212,12 @@ def test_more_max_replicas_than_min_replicas() -> None:
     assert parse(engine=ENGINE | {"min_replicas": 2, "max_replicas": 2}).engine.max_replicas == 2
     [line] = problems(engine=ENGINE | {"min_replicas": 2})
     assert line == "engine.max_replicas: 1: must be at least min_replicas (2)"
+
+
+def test_none_may_be_there_but_one_at_the_most() -> None:
+    assert parse(engine=ENGINE | {"min_replicas": 0}).engine.min_replicas == 0
+    [line] = problems(engine=ENGINE | {"min_replicas": 0, "max_replicas": 0})
+    assert line.startswith("engine.max_replicas: 0: must be greater than or equal to 1")
 
 
 def test_environment_is_text() -> None:

@@ -32,10 +32,25 @@ def test_engine_that_scales() -> None:
     assert options["autoscaling_config"] == {
         "min_replicas": 1,
         "max_replicas": 8,
-        "target_ongoing_requests": 48,
-        "upscale_delay_s": 10,
-        "downscale_delay_s": 600,
+        "target_ongoing_requests": 38,
+        "upscale_delay_s": 5,
+        "downscale_delay_s": 300,
+        "downscaling_factor": 0.5,
     }
+
+
+@pytest.mark.parametrize("max_replicas", [1, 2])
+def test_engine_that_scales_to_zero(max_replicas: int) -> None:
+    options = engine_options(parse({"min_replicas": 0, "max_replicas": max_replicas}))
+    assert "num_replicas" not in options
+    scaling = options["autoscaling_config"]
+    assert (scaling["min_replicas"], scaling["max_replicas"]) == (0, max_replicas)
+    assert "initial_replicas" not in scaling
+
+
+def test_the_share_is_configured() -> None:
+    options = engine_options(parse({"max_replicas": 2, "target_share": 1}))
+    assert options["autoscaling_config"]["target_ongoing_requests"] == 64
 
 
 def test_how_soon_it_scales_is_configured() -> None:
@@ -44,7 +59,7 @@ def test_how_soon_it_scales_is_configured() -> None:
     assert (scaling["upscale_delay_s"], scaling["downscale_delay_s"]) == (0, 5)
 
 
-@pytest.mark.parametrize(("requests", "target"), [(1, 1), (2, 1), (3, 2), (4, 3), (64, 48)])
+@pytest.mark.parametrize(("requests", "target"), [(1, 1), (2, 1), (3, 1), (4, 2), (64, 38)])
 def test_scaling_starts_below_the_limit_and_never_at_nothing(requests: int, target: int) -> None:
     options = engine_options(parse({"max_concurrent_requests": requests, "max_replicas": 2}))
     assert options["autoscaling_config"]["target_ongoing_requests"] == target
