@@ -23,7 +23,7 @@ class GraphsMissingError(Exception):
 
 
 class GraphReport:
-    """What vLLM adds to its worker (`worker_extension_cls`), to be called by name from the replica."""
+    """A part of `WorkerExtension`."""
 
     model_runner: Any
     vllm_config: Any

@@ -4,8 +4,8 @@ vLLM warms up two requests of its own. What else it compiles, it compiles in fro
 more each, in which nobody gets a token. The plan goes through what was found in vLLM 0.29:
 
 - Triton compiles a kernel anew for each block size that it is given: of logprobs (powers of two of 1 + n), of
-  the experts' matrices (tokens for each expert: lengths of prefill), of the top-k and top-p filters (which of
-  the two; from 8 rows on). And for whole numbers that are 1, or multiples of 16, or neither.
+  the top-k and top-p filters (which of the two; from 8 rows on). And for whole numbers that are 1, or
+  multiples of 16, or neither. The experts have kernels for lengths of steps: `step_shapes`.
 - A feature of a request is a kernel of its own: penalties, logit bias and its relatives, bad words, min_p,
   rejection of drafts, log probabilities of prompts, the bitmask of structured output.
 - The first structured output builds the tables of the vocabulary; FlashInfer's sampler compiles at first use.
@@ -14,10 +14,11 @@ more each, in which nobody gets a token. The plan goes through what was found in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from serve_app.capacity import batch_sizes, tokens_per_request
+from serve_app import step_shapes
+from serve_app.capacity import batch_sizes, capture_sizes, tokens_per_request
 from serve_app.config import AppConfig
 
 # Steps of decode that a request takes at least: the first comes from prefill, drafts come from the second on.
@@ -26,6 +27,7 @@ STEPS = 4
 # step takes some 10 ms, so 64 come within two or three steps, and 1,024 within thirty.
 BATCH_STEPS, REQUESTS_PER_STEP = 8, 8
 PROMPT_TOKENS = 32
+MIXED_BATCHES = (2, 9, 16)
 # Long enough for whole blocks of the prefix cache: 16 tokens on GPUs, 128 on CPUs.
 PREFIX_TOKENS = 400
 # vLLM's limit on `logprobs`, unless it is overridden.
@@ -97,12 +99,13 @@ class Round:
 
     name: str
     requests: tuple[WarmUpRequest, ...]
+    phase: str = "first"
 
 
 def plan(config: AppConfig) -> list[Round]:
     """Returns the rounds of the config's engine.
 
-    All of them with CUDA graphs: some 130 rounds for 64 requests. Without, on CPUs and with `fast_boot`, a
+    All of them with CUDA graphs: some 140 rounds for 64 requests. Without, on CPUs and with `fast_boot`, a
     few: nothing is compiled on CPUs, and a start that should be soon must not wait.
     """
     rounds = _Rounds(config)
@@ -113,12 +116,24 @@ def plan(config: AppConfig) -> list[Round]:
     return list(rounds.full())
 
 
+def routing_lengths(config: AppConfig) -> list[int]:
+    """Returns the lengths of steps whose routing is compiled before the rounds: none where these are few."""
+    if not (config.engine.warm_up and config.engine.has_graphs):
+        return []
+    return step_shapes.routing_lengths(_largest_graph(config), config.engine.batched_tokens)
+
+
+def _largest_graph(config: AppConfig) -> int:
+    return max(capture_sizes(config.engine.max_concurrent_requests, config.num_draft_tokens))
+
+
 class _Rounds:
     def __init__(self, config: AppConfig) -> None:
         engine = config.engine
         self._most = engine.max_concurrent_requests
         self._step_tokens = engine.batched_tokens
         self._max_len = engine.max_model_len
+        self._largest_graph = _largest_graph(config)
         self._tokens = tokens_per_request(config.num_draft_tokens)
         limit = engine.engine_overrides.get("max_logprobs", MAX_LOGPROBS)
         self._features = {
@@ -141,24 +156,23 @@ class _Rounds:
 
     def full(self) -> Iterator[Round]:
         yield self.one()
-        yield from self._prefills()
+        for one in self._prefills():
+            yield replace(one, phase="prefill")
         for name in self._features:
-            yield self._batch(1, (name,), STEPS)
+            yield replace(self._batch(1, (name,), STEPS), phase="features, alone")
         for name in self._features:
-            yield self._batch(self._most, (name,), STEPS)
+            yield replace(self._batch(self._most, (name,), STEPS), phase="features, full batch")
         for size in batch_sizes(self._most):
-            yield self._batch(size, ("greedy", "sampling"))
-            yield self._batch(size, tuple(self._features))
+            yield replace(self._batch(size, ("greedy", "sampling")), phase="batch sizes")
+        # Kernels of the sampler know numbers of rows that are 1, or multiples of 16, or neither.
+        for size in sorted({size for size in MIXED_BATCHES if size < self._most} | {self._most}):
+            yield replace(self._batch(size, tuple(self._features)), phase="mixed batches")
 
     def _prefills(self) -> Iterator[Round]:
-        lengths = {self._step_tokens}
-        length = 16
-        while length <= self._step_tokens:
-            # A multiple of 16 and none.
-            lengths |= {length, length - 3}
-            length *= 2
-        for tokens in sorted(lengths):
-            yield Round(f"prefill of {tokens} tokens", (self._request(prompt_tokens=tokens),))
+        most = min(self._step_tokens, self._max_len - 1)
+        lengths = {16, 13, most, *step_shapes.prefill_lengths(self._largest_graph, most)}
+        for tokens in sorted(length for length in lengths if length <= most):
+            yield Round(f"prefill of {tokens} tokens", (self._request(prompt_tokens=tokens, max_tokens=1),))
         # More than a step: the rest goes into the next one, together with requests that decode.
         long = self._request(prompt_tokens=self._step_tokens * 3 // 2 + 5)
         yield Round("chunked prefill", (long,))
@@ -181,11 +195,15 @@ class _Rounds:
         return Round(f"{size} requests, {about}", tuple(requests))
 
     def _request(
-        self, prompt_tokens: int = PROMPT_TOKENS, sampling: Mapping[str, Any] = GREEDY, steps: int = STEPS
+        self,
+        prompt_tokens: int = PROMPT_TOKENS,
+        sampling: Mapping[str, Any] = GREEDY,
+        steps: int = STEPS,
+        max_tokens: int | None = None,
     ) -> WarmUpRequest:
         self._num_prompts += 1
         # With all drafts accepted, a step brings as many tokens as it has.
-        max_tokens = min(steps * self._tokens, self._max_len // 2)
+        max_tokens = max_tokens or min(steps * self._tokens, self._max_len // 2)
         prompt_tokens = min(prompt_tokens, self._max_len - max_tokens)
         return WarmUpRequest(self._num_prompts, prompt_tokens, max_tokens, sampling)
 

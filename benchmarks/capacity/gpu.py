@@ -40,7 +40,11 @@ class Benchmark:
         self._options = options
         self._end = time.monotonic() + options.seconds
         environment = {} if options.num_gpus else CPU_ENVIRONMENT
-        names = [n for n in ("full", "cold", "naive") if any(n in PARTS[part] for part in options.part)]
+        names = [
+            name
+            for name in ("full", "cold", "naive")
+            if any(name in PARTS[part] for part in options.part) and name in (options.engines or name)
+        ]
         self._engines = {
             name: EngineProcess(spec(name, options, folder), folder, environment) for name in names
         }
@@ -89,31 +93,39 @@ class Benchmark:
     def graphs(self) -> None:
         """Decode at full batch and at a quarter of it."""
         for concurrency in self._options.decode_concurrency:
+            if tokens := self._options.warm_up_tokens:
+                self._decode(concurrency, "warm-up", tokens, 9)
             for number in range(self._options.rounds):
-                for name in PARTS["graphs"]:
-                    self._measure(
-                        "graphs",
-                        f"{name} {concurrency} round {number + 1}",
-                        name,
-                        requests=concurrency,
-                        concurrency=concurrency,
-                        lengths=[32],
-                        output_tokens=self._options.decode_tokens,
-                        kinds=["plain"],
-                        seed=1000 + 10 * concurrency + number,
-                    )
+                self._decode(concurrency, f"round {number + 1}", self._options.decode_tokens, number)
+
+    def _decode(self, concurrency: int, what: str, tokens: int, number: int) -> None:
+        for name in PARTS["graphs"]:
+            self._measure(
+                "graphs",
+                f"{name} {concurrency} {what}",
+                name,
+                requests=concurrency,
+                concurrency=concurrency,
+                lengths=[32],
+                output_tokens=tokens,
+                kinds=["plain"],
+                seed=1000 + 10 * concurrency + number,
+            )
 
     def _measure(self, part: str, label: str, name: str, **traffic: Any) -> None:
         left_s = self._end - time.monotonic()
         if name not in self._engines or left_s < self._options.reserve_s:
             return
         try:
-            found = self._engines[name].measure(traffic, left_s)
+            limit_s = left_s - self._options.reserve_s / 2
+            found = self._engines[name].measure(traffic | {"limit_s": limit_s}, left_s)
             first, step = found["ttft_ms"], found["step_ms"]
             print(
-                f"{label}: TTFT p50 {first.get('p50')} p99 {first.get('p99')} ms, step p50 {step.get('p50')} "
-                f"p99 {step.get('p99')} ms, {found['tokens_per_s']} tokens/s, "
-                f"{found['compiled']['times']} compiled, errors {found['errors']}",
+                f"{label}: {found['requests']} requests in {found['seconds']} s, TTFT p50 {first.get('p50')} "
+                f"p90 {first.get('p90')} p99 {first.get('p99')} max {first.get('max')} ms, step p50 "
+                f"{step.get('p50')} p99 {step.get('p99')} ms, {found['tokens_per_s']} tokens/s, "
+                f"compiled {found['compiled']}, errors {found['errors']}"
+                f"{'' if found['is_complete'] else ', cut off'}",
                 flush=True,
             )
         except FailedError as error:

@@ -70,6 +70,12 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--speculator", type=Path, help="speculator folder; without it: no speculator")
     made.add_argument("--demo", action="store_true", help="the demo checkpoint on the CPU, small loads")
     made.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS))
+    made.add_argument(
+        "--engines",
+        nargs="+",
+        choices=["full", "cold", "naive"],
+        help="only these; default: all of the parts",
+    )
     made.add_argument("--concurrent", type=int, default=64, help="max_concurrent_requests of each engine")
     made.add_argument("--draft-tokens", type=int, default=3)
     made.add_argument("--max-model-len", type=int, default=16384)
@@ -83,6 +89,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--decode-concurrency", type=int, nargs="+", default=[64, 16])
     made.add_argument("--decode-tokens", type=int, default=1024, help="of each answer in the part `graphs`")
     made.add_argument("--rounds", type=int, default=2, help="of the part `graphs`")
+    made.add_argument(
+        "--warm-up-tokens", type=int, default=0, help="of a round before these, with short answers; 0: none"
+    )
     made.add_argument("--ready-s", type=float, default=420, help="wait so long for the engines")
     made.add_argument("--seconds", type=float, default=540, help="of everything")
     made.add_argument("--reserve-s", type=float, default=10, help="begin nothing in the last seconds")

@@ -36,12 +36,14 @@ class EngineProcess:
         file = folder / f"{self.name}.json"
         file.write_text(json.dumps(spec))
         caches = {name: str(folder / "caches" / self.name / value) for name, value in VARIABLES.items()}
+        # On some hosts the packages come by PYTHONPATH too.
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         read, write = os.pipe()
         with self.log.open("wb") as sink:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.capacity.engine", str(file), str(write)],
                 cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": str(ROOT)} | caches | environment,
+                env=os.environ | {"PYTHONPATH": path} | caches | environment,
                 stdin=subprocess.PIPE,
                 stdout=sink,
                 stderr=sink,

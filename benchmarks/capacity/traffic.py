@@ -45,6 +45,8 @@ class Traffic:
     output_tokens: int
     kinds: tuple[str, ...] = ("plain",)
     seed: int = 0
+    # After so long, what has been answered is all there is.
+    limit_s: float | None = None
 
 
 @dataclass
@@ -75,8 +77,15 @@ async def run(llm: AsyncLLM, traffic: Traffic) -> dict[str, Any]:
             answers.append(await _answer(llm, prompt, kind, traffic.output_tokens, request_id))
 
     begun = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(traffic.concurrency)))
-    return figures(answers, time.perf_counter() - begun)
+    clients = [asyncio.ensure_future(client()) for _ in range(traffic.concurrency)]
+    _, late = await asyncio.wait(clients, timeout=traffic.limit_s)
+    seconds = time.perf_counter() - begun
+    for one in late:
+        one.cancel()
+    for found in await asyncio.gather(*clients, return_exceptions=True):
+        if isinstance(found, Exception):
+            raise found
+    return {"is_complete": not late} | figures(answers, seconds)
 
 
 async def _answer(

@@ -24,10 +24,10 @@ from serve_app.frame_sockets import FrameLink, FrameSender
 from serve_app.messages import GenerateRequest
 from serve_app.stall import TokenWatch
 from serve_app.vllm_adapter import wire
-from serve_app.vllm_adapter.warming import warm_up
+from serve_app.vllm_adapter.warming import compile_routing, warm_up
 from serve_app.warm_up import Round
 
-GRAPH_REPORT = "serve_app.graph_report.GraphReport"
+WORKER_EXTENSION = "serve_app.worker_extension.WorkerExtension"
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class TokenEngine:
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        engine_args = AsyncEngineArgs(**{"worker_extension_cls": GRAPH_REPORT} | dict(arguments))
+        engine_args = AsyncEngineArgs(**{"worker_extension_cls": WORKER_EXTENSION} | dict(arguments))
         self.llm = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER)
         self.watch = TokenWatch()
         self._sender = FrameSender(wire.new_encoder(), wire.merge)
@@ -150,8 +150,13 @@ class TokenEngine:
         for report in await self.llm.collective_rpc("report_graphs"):
             graph_report.check(report, max_concurrent_requests, num_draft_tokens)
 
-    async def warm_up(self, rounds: Sequence[Round]) -> None:
-        """Generates the rounds and throws them away. Raises what fails: the start must fail with it."""
+    async def warm_up(self, rounds: Sequence[Round], routing_lengths: Sequence[int] = ()) -> None:
+        """Compiles the routing of steps of these lengths, then generates the rounds and throws them away.
+
+        Raises what fails: the start must fail with it.
+        """
+        if routing_lengths:
+            await compile_routing(self.llm, routing_lengths)
         await warm_up(self.llm, rounds)
 
     @property

@@ -27,6 +27,7 @@ async def warm_up(llm: AsyncLLM, rounds: Sequence[Round]) -> list[str]:
     start.
     """
     begun = time.perf_counter()
+    phases: dict[str, list[float]] = {}
     seconds: list[tuple[float, str]] = []
     refused: dict[str, str] = {}
     for number, one in enumerate(rounds):
@@ -38,6 +39,10 @@ async def warm_up(llm: AsyncLLM, rounds: Sequence[Round]) -> list[str]:
             )
         )
         seconds.append((time.perf_counter() - start, one.name))
+        phases.setdefault(one.phase, []).append(seconds[-1][0])
+        if number + 1 == len(rounds) or rounds[number + 1].phase != one.phase:
+            taken = phases[one.phase]
+            logger.info("warm-up: %s: %d rounds in %.1f s", one.phase, len(taken), sum(taken))
     await llm.reset_prefix_cache()
     slowest = ", ".join(f"{name} {taken:.1f} s" for taken, name in sorted(seconds)[: -NUM_SLOWEST - 1 : -1])
     logger.info(
@@ -50,6 +55,12 @@ async def warm_up(llm: AsyncLLM, rounds: Sequence[Round]) -> list[str]:
     for feature, reason in refused.items():
         logger.warning("warm-up: vLLM refuses %s: %s", feature, reason)
     return list(refused)
+
+
+async def compile_routing(llm: AsyncLLM, lengths: Sequence[int]) -> None:
+    """Has all workers compile the routing of steps of these lengths, and logs what they say."""
+    for report in await llm.collective_rpc("compile_routing", args=(list(lengths),)):
+        logger.info("warm-up: routing: %s", report)
 
 
 async def _generate(llm: AsyncLLM, request: WarmUpRequest, request_id: str, refused: dict[str, str]) -> None:

@@ -1,25 +1,35 @@
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 
-from serve_app.capacity import batch_sizes
+from serve_app import step_shapes
+from serve_app.capacity import batch_sizes, capture_sizes
 from serve_app.config import AppConfig
-from serve_app.warm_up import FEATURES, NOT_WITH_DRAFTS, Round, WarmUpRequest, plan
+from serve_app.warm_up import FEATURES, NOT_WITH_DRAFTS, Round, WarmUpRequest, plan, routing_lengths
 
 SPECULATOR = {"source": "hf:a/b", "num_draft_tokens": 3}
 
 
-def rounds(speculator: Any = SPECULATOR, **engine: Any) -> list[Round]:
+def config(speculator: Any = SPECULATOR, **engine: Any) -> AppConfig:
     engine = {"max_concurrent_requests": 64} | engine
-    return plan(AppConfig.model_validate({"engine": engine, "speculator": speculator}))
+    return AppConfig.model_validate({"engine": engine, "speculator": speculator})
+
+
+def rounds(speculator: Any = SPECULATOR, **engine: Any) -> list[Round]:
+    return plan(config(speculator, **engine))
+
+
+def alone(one: Round) -> bool:
+    return one.name.startswith("prefill of ") and len(one.requests) == 1
 
 
 def requests(found: list[Round]) -> list[WarmUpRequest]:
     return [request for one in found for request in one.requests]
 
 
-def test_every_captured_batch_runs_with_everything() -> None:
+def test_every_captured_batch_runs_and_some_with_everything() -> None:
     found = rounds()
     kinds: dict[int, int] = {}
     for one in found:
@@ -27,7 +37,44 @@ def test_every_captured_batch_runs_with_everything() -> None:
         kinds[size] = max(kinds.get(size, 0), len({str(request.sampling) for request in one.requests}))
     assert set(batch_sizes(64)) <= set(kinds)
     assert kinds[64] == len(FEATURES) - 2
-    assert 100 < len(found) < 160
+    # Rows of the sampler: 1, multiples of 16, and neither.
+    assert (kinds[9], kinds[16]) == (9, 16)
+    assert 100 < len(found) < 150
+
+
+def test_rounds_of_a_phase_follow_each_other() -> None:
+    phases = [phase for phase, _ in itertools.groupby(one.phase for one in rounds())]
+    assert len(phases) == len(set(phases)) == 6
+
+
+@pytest.mark.parametrize("most", [1, 16, 64, 1024])
+@pytest.mark.parametrize("drafts", [0, 3])
+def test_routing_of_all_steps_without_a_graph_is_compiled(most: int, drafts: int) -> None:
+    speculator = {"source": "hf:a/b", "num_draft_tokens": drafts} if drafts else None
+    made = config(speculator, max_concurrent_requests=most)
+    first = max(capture_sizes(most, drafts)) + 1
+    lengths = routing_lengths(made)
+    everything = range(first, made.engine.batched_tokens + 1)
+    assert {step_shapes.routing_kind(n) for n in lengths} == {step_shapes.routing_kind(n) for n in everything}
+    assert len(lengths) == len({step_shapes.routing_kind(n) for n in lengths}) <= 512
+    assert set(lengths) <= set(everything)
+
+
+@pytest.mark.parametrize("most", [1, 16, 64, 512])
+@pytest.mark.parametrize("experts", [32, 128])
+def test_prefills_run_all_other_kernels_of_the_experts(most: int, experts: int) -> None:
+    def kinds(lengths: Iterable[int]) -> set[Any]:
+        return {kind for length in lengths for kind in step_shapes.other_kinds(length, experts)}
+
+    lengths = {one.requests[0].prompt_tokens for one in rounds(max_concurrent_requests=most) if alone(one)}
+    first = max(capture_sizes(most, 3)) + 1
+    assert kinds(range(first, 8193)) <= kinds(lengths)
+    assert len(lengths) < 50
+
+
+def test_no_routing_is_compiled_where_the_plan_is_short() -> None:
+    for engine in ({"num_gpus": 0}, {"fast_boot": True}, {"warm_up": False}):
+        assert routing_lengths(config(**engine)) == []
 
 
 def test_every_feature_alone_and_in_a_full_batch() -> None:
@@ -51,8 +98,8 @@ def test_a_batch_decodes_together() -> None:
 
 
 def test_prompts_of_all_lengths() -> None:
-    alone = {one.requests[0].prompt_tokens for one in rounds() if len(one.requests) == 1}
-    assert {16, 13, 4096, 4093, 8192, 8189, 12293} <= alone
+    lengths = {one.requests[0].prompt_tokens for one in rounds() if len(one.requests) == 1}
+    assert {16, 13, 272, 544, 8192, 12293} <= lengths
     mixed = next(one for one in rounds() if one.name == "chunked prefill among decodes")
     assert sorted(request.prompt_tokens for request in mixed.requests) == [32] * 8 + [12293]
 
@@ -79,8 +126,9 @@ def test_nothing_is_longer_than_the_model_takes(max_model_len: int, most: int, n
 
 
 def test_requests_take_several_steps_with_drafts() -> None:
-    """Though all drafts be accepted."""
-    assert all(request.max_tokens >= 16 for request in requests(rounds()))
+    """Though all drafts be accepted. Prefills are for the prompts alone."""
+    assert all(r.max_tokens >= 16 for one in rounds() if not alone(one) for r in one.requests)
+    assert all(one.requests[0].max_tokens == 1 for one in rounds() if alone(one))
 
 
 @pytest.mark.parametrize("engine", [{"num_gpus": 0}, {"fast_boot": True}])

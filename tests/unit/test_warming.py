@@ -13,7 +13,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's
 ROUNDS = [
     Round("alone", (WarmUpRequest(1, 8, 4),)),
     Round(
-        "two", (WarmUpRequest(2, 8, 4, FEATURES["JSON schema"]), WarmUpRequest(3, 8, 4, FEATURES["top_p"]))
+        "two",
+        (WarmUpRequest(2, 8, 4, FEATURES["JSON schema"]), WarmUpRequest(3, 8, 4, FEATURES["top_p"])),
+        "batches",
     ),
 ]
 
@@ -56,8 +58,10 @@ def run(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]
 
 def test_rounds_run_and_the_log_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     llm = Llm()
-    refused, [line] = run(llm, monkeypatch)
+    refused, [first, second, line] = run(llm, monkeypatch)
     assert refused == []
+    assert first.startswith("warm-up: first: 1 rounds in ")
+    assert second.startswith("warm-up: batches: 1 rounds in ")
     assert line.startswith("warm-up: 2 rounds with 3 requests in ")
     assert "two" in line
     assert llm.num_resets == 1
@@ -71,7 +75,31 @@ def test_rounds_run_and_the_log_says_how_long(monkeypatch: pytest.MonkeyPatch) -
 def test_what_vllm_refuses_no_user_can_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
     refused, lines = run(Llm(ValueError("not supported")), monkeypatch)
     assert refused == ["{'temperature': 1.0, 'top_p': 0.9}"]
-    assert lines[1] == "warm-up: vLLM refuses {'temperature': 1.0, 'top_p': 0.9}: not supported"
+    assert lines[-1] == "warm-up: vLLM refuses {'temperature': 1.0, 'top_p': 0.9}: not supported"
+
+
+def test_workers_are_asked_for_the_routing_and_the_log_has_what_they_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from serve_app.vllm_adapter import warming
+
+    asked: list[Any] = []
+    lines: list[str] = []
+
+    class Workers:
+        async def collective_rpc(self, name: str, args: tuple[Any, ...]) -> list[Any]:
+            asked.append((name, args))
+            return [{"lengths": 0, "reason": "no GPU"}]
+
+    class Logger:
+        def info(self, text: str, *values: Any) -> None:
+            lines.append(text % values)
+
+    monkeypatch.setattr(warming, "logger", Logger())
+    workers: Any = Workers()
+    asyncio.run(warming.compile_routing(workers, (257, 288)))
+    assert asked == [("compile_routing", ([257, 288],))]
+    assert lines == ["warm-up: routing: {'lengths': 0, 'reason': 'no GPU'}"]
 
 
 def test_a_failing_round_fails_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
