@@ -12,33 +12,49 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.admission.client import GateClient
+from serve_app.admission.http import Visits, admit
 from serve_app.body_limit import BodyLimit
 from serve_app.errors import ServiceError, error_body
 from serve_app.request_rules import check_body
 from serve_app.stream_errors import StreamErrors
 
 
-def new_app(max_body_bytes: int, max_model_len: int, num_ready_engines: Callable[[], int]) -> FastAPI:
+def new_app(
+    max_body_bytes: int,
+    max_model_len: int,
+    num_ready_engines: Callable[[], int],
+    gate: GateClient | None = None,
+) -> FastAPI:
     """Returns an application with `/health` and no other route yet.
 
-    Routes that are included later get the rules. `num_ready_engines` raises a `ServiceError` for none.
+    Routes that are included later get the rules, and ask `gate` (None admits all) if they generate.
+    `num_ready_engines` raises a `ServiceError` for none.
     """
-    app = FastAPI(title="gpt-oss", dependencies=[Depends(_rules(max_model_len))])
+    app = FastAPI(title="gpt-oss", dependencies=[Depends(_rules(max_model_len, gate))])
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_middleware(StreamErrors)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(Visits)
     app.add_middleware(AnthropicErrors)  # the last one added is the first: it sees every answer
 
+    # Coroutines, so that they are answered when all worker threads are busy.
+    @app.get("/health/ready")
     @app.get("/health")
-    def health() -> dict[str, object]:
+    async def health() -> dict[str, object]:
         """200 when at least one engine replica is ready to generate, 503 with the reason otherwise."""
         return {"status": "ready", "ready_engines": num_ready_engines()}
+
+    @app.get("/health/live")
+    async def live() -> dict[str, object]:
+        """200 as long as this ingress answers at all."""
+        return {"status": "live"}
 
     return app
 
 
-def _rules(max_model_len: int) -> Callable[[Request], Awaitable[None]]:
+def _rules(max_model_len: int, gate: GateClient | None) -> Callable[[Request], Awaitable[None]]:
     async def check_request(request: Request) -> None:
         if request.method != "POST":
             return
@@ -49,6 +65,8 @@ def _rules(max_model_len: int) -> Callable[[Request], Awaitable[None]]:
         except (ValueError, RecursionError):
             return  # empty, or not JSON: the route says what is wrong with that
         check_body(body, raw, max_model_len)
+        if gate:
+            await admit(gate, request, body)
 
     return check_request
 

@@ -10,8 +10,9 @@ from ray.serve import Application, Deployment
 
 from serve_app import fast_paths
 from serve_app.config import AppConfig, check_overrides
-from serve_app.deployment_options import engine_options, ingress_options
+from serve_app.deployment_options import engine_options, gate_options, ingress_options
 from serve_app.engine import Engine
+from serve_app.gate import Gate
 from serve_app.ingress import Ingress
 from serve_app.timed_engine import TimedEngine
 
@@ -19,7 +20,7 @@ logger = logging.getLogger("ray.serve")
 
 
 def build(args: AppConfig) -> Application:
-    """Returns the ingress bound to the engine. Raises `ConfigError` before any actor is started."""
+    """Returns the ingress bound to engine and gate. Raises `ConfigError` before any actor is started."""
     if args.engine.engine_overrides:
         from serve_app.vllm_adapter import argument_names
 
@@ -29,8 +30,12 @@ def build(args: AppConfig) -> Application:
     for path in fast_paths.missing(args, os.environ):
         logger.warning("%s", path)
     engine = _deployment(TimedEngine if args.engine.timed else Engine, engine_options(args))
-    ingress = _deployment(serve.ingress()(Ingress), ingress_options(args))
-    return ingress.bind(args, engine.bind(args))
+    engines = engine.bind(args)
+    gate = _deployment(Gate, gate_options(args)).bind(args, engines)
+    ingress: Application = _deployment(serve.ingress()(Ingress), ingress_options(args)).bind(
+        args, engines, gate
+    )
+    return ingress
 
 
 def _deployment(cls: type, options: dict[str, Any]) -> Deployment:

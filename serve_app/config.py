@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from serve_app import config_errors, graph_rules
 from serve_app.capacity import max_decode_tokens
 from serve_app.config_errors import ConfigError, did_you_mean
 from serve_app.config_sections import (
+    AdmissionConfig,
     EngineConfig,
     IngressConfig,
     ModelSource,
@@ -26,6 +28,7 @@ from serve_app.config_sections import (
 )
 
 __all__ = [
+    "AdmissionConfig",
     "AppConfig",
     "ConfigError",
     "EngineConfig",
@@ -40,7 +43,6 @@ __all__ = [
 ]
 
 IMPORT_PATH = "serve_app.app:build"
-MINUTE_S = 60.0
 
 
 class AppConfig(Section):
@@ -52,16 +54,27 @@ class AppConfig(Section):
     )
     engine: EngineConfig = Field(description="the engine replicas")
     ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="the API replicas")
+    admission: AdmissionConfig = Field(
+        default_factory=lambda: AdmissionConfig(), description="the queue in front of the engines"
+    )
     staging: StagingConfig = Field(
         default_factory=lambda: StagingConfig(), description="what each node keeps on its disk"
     )
-    # The longest generation: 32,768 tokens at the 37 to 41 tokens/s that each of 64 concurrent requests was
-    # measured to get (H100, 20B) take 800 to 900 s. A replica that is idle sooner stops sooner.
-    drain_timeout_s: float = Field(
-        default=15 * MINUTE_S,
+    drain_timeout_s: float | None = Field(
+        default=None,
         ge=1,
-        description="how long a replica that is being replaced may finish its requests",
+        description="how long a replica that is being replaced may finish its requests; default: what the "
+        "longest answer takes, max_model_len tokens at min_tokens_per_second",
     )
+
+    @property
+    def drain_limit_s(self) -> float:
+        """`drain_timeout_s`, with its default filled in."""
+        if self.drain_timeout_s is not None:
+            return self.drain_timeout_s
+        timed = self.engine.timed
+        rate = timed.steps_per_second * timed.tokens_per_step if timed else self.engine.min_tokens_per_second
+        return math.ceil(self.engine.max_model_len / rate)
 
     @property
     def num_draft_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""The Serve options of the two deployments, as plain keyword arguments of `Deployment.options`."""
+"""The Serve options of the three deployments, as plain keyword arguments of `Deployment.options`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ DOWNSCALING_FACTOR = 0.5
 # engines can run, at least 1,000, and that in every replica, since a balancer may send everything to one.
 INGRESS_SHARE_OF_ENGINES = 4
 MIN_INGRESS_ONGOING_REQUESTS = 1000
+# In an update, new replicas of ingress and gate are there before old ones go.
+NEW_BEFORE_OLD = 100
+# What Ray reserves. The gate handles three small messages a request.
+GATE_CPUS = 0.1
 # Ray's label of a node with a GPU; the value is its accelerator type.
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 
@@ -43,6 +47,7 @@ def engine_options(config: AppConfig) -> dict[str, Any]:
         actor["runtime_env"] = {"env_vars": dict(engine.environment)}
     options = {
         "max_ongoing_requests": engine.max_concurrent_requests,
+        "max_surge_percent": config.engine.max_surge_percent,
         "request_router_config": {"request_router_class": ENGINE_ROUTER},
         "ray_actor_options": actor,
     }
@@ -52,19 +57,35 @@ def engine_options(config: AppConfig) -> dict[str, Any]:
 def ingress_options(config: AppConfig) -> dict[str, Any]:
     """Returns the options of the ingress deployment: the API, on CPU cores."""
     engine = config.engine
-    actor: dict[str, Any] = {"num_cpus": config.ingress.num_cpus}
+    engines = engine.max_replicas * engine.max_concurrent_requests
+    options = {
+        "num_replicas": config.ingress.replicas,
+        "max_ongoing_requests": max(MIN_INGRESS_ONGOING_REQUESTS, INGRESS_SHARE_OF_ENGINES * engines),
+        "max_surge_percent": NEW_BEFORE_OLD,
+        "ray_actor_options": _off_the_gpu_nodes(config, config.ingress.num_cpus),
+    }
+    return options | _lifecycle(config)
+
+
+def gate_options(config: AppConfig) -> dict[str, Any]:
+    """Returns the options of the gate: one replica, which is asked for its address and then left alone."""
+    options = {
+        "num_replicas": 1,
+        "max_surge_percent": NEW_BEFORE_OLD,
+        "ray_actor_options": _off_the_gpu_nodes(config, GATE_CPUS),
+    }
+    return options | _lifecycle(config)
+
+
+def _off_the_gpu_nodes(config: AppConfig, num_cpus: float) -> dict[str, Any]:
+    engine = config.engine
+    actor: dict[str, Any] = {"num_cpus": num_cpus}
     if engine.num_gpus and engine.accelerator_type:
         # Serve spreads replicas over all nodes, and a node with an ingress is never idle: its GPU would not
         # be given back. On a node with a GPU only where no other has room, as on a single machine.
         actor["label_selector"] = {ACCELERATOR_LABEL: f"!{engine.accelerator_type}"}
         actor["fallback_strategy"] = [{"label_selector": {}}]
-    engines = engine.max_replicas * engine.max_concurrent_requests
-    options = {
-        "num_replicas": config.ingress.replicas,
-        "max_ongoing_requests": max(MIN_INGRESS_ONGOING_REQUESTS, INGRESS_SHARE_OF_ENGINES * engines),
-        "ray_actor_options": actor,
-    }
-    return options | _lifecycle(config)
+    return actor
 
 
 def _num_replicas(config: AppConfig) -> dict[str, Any]:
@@ -89,6 +110,6 @@ def _lifecycle(config: AppConfig) -> dict[str, Any]:
     return {
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
-        "graceful_shutdown_timeout_s": config.drain_timeout_s,
+        "graceful_shutdown_timeout_s": config.drain_limit_s,
         "graceful_shutdown_wait_loop_s": DRAIN_POLL_S,
     }

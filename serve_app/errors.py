@@ -5,7 +5,8 @@
     ├── EngineLostError (503)         the replica that was generating has died; the request may be sent again
     ├── EngineUnavailableError (503)  no engine replica is ready
     ├── IngressBlockedError (503)     the ingress does not take the tokens that are meant for it
-    ├── OverloadedError (503)         Serve's queue for the engines is full
+    ├── KeyLimitError (429)           the API key has used up one of its limits
+    ├── OverloadedError (429)         no engine has room, and the queue is full or too slow
     ├── SlowClientError (408)         the client does not read its stream
     └── TokensLostError (503)         tokens did not arrive at the ingress; the request may be sent again
 
@@ -21,6 +22,11 @@ class ServiceError(Exception):
     """Base of the errors that this service raises itself. `status` is what the client sees."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        """`retry_after_s`: when sending the request again will do, where that is known."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class BadRequestError(ServiceError):
@@ -51,10 +57,16 @@ class IngressBlockedError(ServiceError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
-class OverloadedError(ServiceError):
-    """Serve's queue for the engines is full."""
+class KeyLimitError(ServiceError):
+    """The API key has as many requests open as it may, or has used its tokens."""
 
-    status = HTTPStatus.SERVICE_UNAVAILABLE
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+
+class OverloadedError(ServiceError):
+    """No engine has room, and the queue is full or too slow."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
 
 
 class SlowClientError(ServiceError):

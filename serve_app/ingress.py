@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.util import get_node_ip_address
 
 from serve_app import api, readiness, sources, vocabulary
+from serve_app.admission import places
+from serve_app.admission.client import MESSAGES, GateClient
+from serve_app.admission.http import current_visit
+from serve_app.admission.messages import Reason
+from serve_app.admission.policy import NO_ENGINE_RETRY_S
+from serve_app.admission.rules import Rules, admission_rules
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
-from serve_app.errors import EngineLostError, EngineUnavailableError, OverloadedError, ServiceError
+from serve_app.errors import EngineLostError, EngineUnavailableError, ServiceError
 from serve_app.frame_sockets import FrameReceiver
 from serve_app.messages import GenerateRequest
+from serve_app.step_frames import AnswerSequence, FrameAddress
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 logger = logging.getLogger("ray.serve")
+
+GATE_RETRY_S = 1.0
 
 
 class Ingress:
@@ -31,10 +41,13 @@ class Ingress:
     _app: FastAPI
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, config: AppConfig, engine: DeploymentHandle[Any]
+        self, config: AppConfig, engine: DeploymentHandle[Any], gate: DeploymentHandle[Any]
     ) -> None:
         self._deployment = engine.app_name, engine.deployment_name
         self._call = engine.generate
+        self._ask_address = gate.address
+        self._can_start_engines = config.engine.min_replicas == 0
+        self._gate = self._connect(admission_rules(config))
         # Kept for as long as the replica lives: what it uses is not evicted from the node.
         self._model = await asyncio.to_thread(
             sources.resolve, config.model.source, config.model.revision, config.staging, weights=False
@@ -46,12 +59,11 @@ class Ingress:
             engine_arguments(config, self._model.path, None),
             self._generate,
             FrameReceiver(get_node_ip_address()),  # type: ignore[no-untyped-call]
-            self._num_ready_engines,
             config.ingress.max_unread_tokens,
             config.ingress.max_chunks_per_second,
         )
         self._app = api.new_app(
-            config.ingress.max_body_bytes, config.engine.max_model_len, self._num_ready_engines
+            config.ingress.max_body_bytes, config.engine.max_model_len, self._num_ready_engines, self._gate
         )
         await attach_api(self._app, llm, config.model.id, config.model.served_names)
         # What vLLM's modules made stays for ever: collections that look through it hold up all streams.
@@ -60,32 +72,58 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._app
 
-    def _num_ready_engines(self) -> int:
-        """At least 1; raises `EngineUnavailableError` when there is none."""
-        if num_ready := readiness.num_ready_replicas(*self._deployment):
-            return num_ready
-        raise EngineUnavailableError(
-            "no engine replica is ready: they are starting, which takes minutes on a cold machine, or have "
-            "failed, which `serve status` explains"
-        )
+    def _connect(self, rules: Rules) -> GateClient:
+        gate = GateClient(rules, self._gate_address)
+        loop = asyncio.get_running_loop()
 
-    async def _generate(self, request: GenerateRequest) -> int:
+        # The router's thread may be another.
+        def set_replicas(replicas: Collection[str]) -> None:
+            loop.call_soon_threadsafe(gate.set_replicas, replicas)
+
+        def lose(replica: str) -> None:
+            loop.call_soon_threadsafe(gate.lose, replica)
+
+        readiness.watch(*self._deployment, set_replicas, lose)
+        return gate
+
+    async def _gate_address(self) -> FrameAddress:
+        while True:
+            try:
+                # Waits until there is a gate.
+                return await cast("DeploymentResponse[FrameAddress]", self._ask_address.remote())
+            except (RayError, RayServeException) as error:
+                logger.warning("the gate could not be asked for its address, trying again: %s", error)
+                await asyncio.sleep(GATE_RETRY_S)
+
+    def _num_ready_engines(self) -> int:
+        """Raises `EngineUnavailableError` when there is none, and none will be started for a request."""
+        num_ready = len(readiness.ready_replicas(*self._deployment))
+        if num_ready or self._can_start_engines:
+            return num_ready
+        raise EngineUnavailableError(MESSAGES[Reason.NO_ENGINE], NO_ENGINE_RETRY_S)
+
+    async def _generate(self, request: GenerateRequest, answer: AnswerSequence) -> int:
         """Has an engine replica send its tokens, and returns their number. Cancelling the task cancels it."""
         from serve_app.vllm_adapter import VLLMClientError
 
-        response = cast("DeploymentResponse[int]", self._call.remote(request))
-        try:
-            return await response
-        except RayActorError as error:
-            logger.error("request %s lost its engine replica: %s", request.request_id, error)
-            raise EngineLostError(
-                "the engine replica that was generating this answer has died; the request can be sent again"
-            ) from error
-        except BackPressureError as error:
-            raise OverloadedError("all engine replicas are busy and the queue is full") from error
-        except RayTaskError as error:
-            if isinstance(error.cause, VLLMClientError | ServiceError):
-                raise error.cause from None
-            raise
-        finally:
-            response.cancel()  # type: ignore[no-untyped-call]
+        place = current_visit().take_place()
+        with places.known(request.request_id, place):
+            # The call waits in the router for its place: so Serve's autoscaler counts it.
+            response = cast("DeploymentResponse[int]", self._call.remote(request))
+            try:
+                await place.granted()
+                return await response
+            except RayActorError as error:
+                logger.error("request %s lost its engine replica: %s", request.request_id, error)
+                raise EngineLostError(
+                    "the engine replica that was generating this answer has died; "
+                    "the request can be sent again"
+                ) from error
+            except RayTaskError as error:
+                if isinstance(error.cause, VLLMClientError | ServiceError):
+                    raise error.cause from None
+                raise
+            finally:
+                response.cancel()  # type: ignore[no-untyped-call]
+                has_begun = place.replica is not None
+                place.release(len(request.prompt_token_ids) + answer.num_tokens if has_begun else 0)

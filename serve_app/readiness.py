@@ -1,9 +1,13 @@
-"""Which engine replicas are ready, as known in this process. Written by its router, read by its API."""
+"""Which engine replicas are ready, as known in this process. Written by its router, read by API and gate."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
+
+OnChange = Callable[[Collection[str]], None]
+OnDeath = Callable[[str], None]
 
 
 class Router(Protocol):
@@ -15,6 +19,7 @@ class Router(Protocol):
 
 
 _routers: WeakValueDictionary[tuple[str, str], Router] = WeakValueDictionary()
+_listeners: dict[tuple[str, str], tuple[OnChange, OnDeath]] = {}
 
 
 def register(app_name: str, deployment_name: str, router: Router) -> None:
@@ -22,7 +27,31 @@ def register(app_name: str, deployment_name: str, router: Router) -> None:
     _routers[app_name, deployment_name] = router
 
 
-def num_ready_replicas(app_name: str, deployment_name: str) -> int:
+def ready_replicas(app_name: str, deployment_name: str) -> Collection[str]:
     """Replicas whose constructor has returned, which for an engine means warm, and that are healthy."""
     router = _routers.get((app_name, deployment_name))
-    return len(router.curr_replicas) if router is not None else 0
+    return [replica_id.unique_id for replica_id in router.curr_replicas] if router is not None else []
+
+
+def watch(
+    app_name: str, deployment_name: str, on_change: OnChange, on_death: OnDeath = lambda _: None
+) -> None:
+    """Has `on_change` told of the ready replicas, now and whenever they change, and `on_death` of dead ones.
+
+    They are called in whatever thread the router has.
+    """
+    _listeners[app_name, deployment_name] = on_change, on_death
+    on_change(ready_replicas(app_name, deployment_name))
+
+
+def changed(app_name: str, deployment_name: str) -> None:
+    """The router says that its replicas have changed."""
+    if listeners := _listeners.get((app_name, deployment_name)):
+        listeners[0](ready_replicas(app_name, deployment_name))
+
+
+def died(app_name: str, deployment_name: str, replica: str) -> None:
+    """The router says that a call has found this replica dead."""
+    if listeners := _listeners.get((app_name, deployment_name)):
+        listeners[1](replica)
+    changed(app_name, deployment_name)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
+from ray.serve._private.request_router.common import PendingRequest
+from ray.serve._private.request_router.replica_wrapper import RunningReplica
+from ray.serve._private.request_router.request_router import RequestRouter
 
 # By module, not by name: Serve pickles the router's class by value, together with the globals it uses, and
-# the registry must be the process's own.
+# the registries must be the process's own.
 from serve_app import readiness
+from serve_app.admission import places
 
 
-class EngineRouter(PowerOfTwoChoicesRequestRouter):
-    """Serve's own choice of replica, with the replicas that it chooses from made visible.
+class EngineRouter(RequestRouter):
+    """Sends each request where the gate says, when the gate says.
 
+    While it waits for that it counts as queued with Serve, whose autoscaler so sees the whole queue.
     Serve tells the router at once of replicas that come and go, and takes a replica out when a call finds it
     dead; so readiness needs no question to the controller.
     """
@@ -21,3 +25,33 @@ class EngineRouter(PowerOfTwoChoicesRequestRouter):
     def initialize_state(self, **kwargs: Any) -> None:
         """Serve calls this once, in the process that routes."""
         readiness.register(self._deployment_id.app_name, self._deployment_id.name, self)
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        """Serve calls this when replicas have come or gone."""
+        super().update_replicas(replicas)
+        readiness.changed(self._deployment_id.app_name, self._deployment_id.name)
+
+    def on_replica_actor_died(self, replica_id: Any) -> None:
+        """Serve calls this when a call has found a replica dead."""
+        super().on_replica_actor_died(replica_id)
+        readiness.died(self._deployment_id.app_name, self._deployment_id.name, replica_id.unique_id)
+
+    async def _choose_replica_for_request(
+        self, pending_request: PendingRequest, *, is_retry: bool = False
+    ) -> RunningReplica:
+        # Serve counts a request as queued around this. One that is refused is cancelled by its caller.
+        if place := places.find(pending_request.args):
+            await place.granted()
+        return await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """The gate's choice, and after it the others, for when that one has gone or is full after all."""
+        if pending_request is None:
+            return [candidate_replicas]
+        pending_request.routing_context.should_backoff = True
+        place = places.find(pending_request.args)
+        chosen = place.replica if place else None
+        first = [r for r in candidate_replicas if r.replica_id.unique_id == chosen]
+        return [first, [r for r in candidate_replicas if r not in first]]

@@ -5,17 +5,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import msgspec
 from ray import serve
 from ray.serve import Application, Deployment
 
 import serve_app.ingress
 from benchmarks.serving.stub import StreamingEngine
+from serve_app.admission import places
+from serve_app.admission.http import current_visit
 from serve_app.config import AppConfig
-from serve_app.deployment_options import engine_options, ingress_options
+from serve_app.deployment_options import engine_options, gate_options, ingress_options
+from serve_app.gate import Gate
 from serve_app.ingress import Ingress
 from serve_app.messages import GenerateRequest
-from serve_app.step_frames import FrameAddress, FrameHeader, Parts
+from serve_app.step_frames import AnswerSequence, FrameAddress, FrameHeader, Parts
 from serve_app.timed_answers import encode
 
 
@@ -55,29 +57,37 @@ class Arrivals:
 class HandleIngress(Ingress):
     """An ingress that reads one stream for each request."""
 
-    async def __init__(self, config: AppConfig, engine: Any) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: AppConfig, engine: Any, gate: Any
+    ) -> None:
         def make(host: str) -> Arrivals:
             self._arrivals = Arrivals(host)
             return self._arrivals
 
         vars(serve_app.ingress)["FrameReceiver"] = make
         self._stream = engine.options(stream=True).generate_stream
-        await super().__init__(config, engine)
+        await super().__init__(config, engine, gate)
 
-    async def _generate(self, request: GenerateRequest) -> int:
-        responses = self._stream.remote(msgspec.structs.replace(request))
+    async def _generate(self, request: GenerateRequest, answer: AnswerSequence) -> int:
+        place = current_visit().take_place()
         num_tokens = 0
-        try:
-            async for position, num_new, part in responses:
-                self._arrivals.put(request.call, position, part)
-                num_tokens += num_new
-            return num_tokens
-        finally:
-            responses.cancel()
+        with places.known(request.request_id, place):
+            responses = self._stream.remote(request)
+            try:
+                await place.granted()
+                async for position, num_new, part in responses:
+                    self._arrivals.put(request.call, position, part)
+                    num_tokens += num_new
+                return num_tokens
+            finally:
+                responses.cancel()
+                place.release(num_tokens)
 
 
 def build(args: AppConfig) -> Application:
     """As `serve_app.app:build`."""
     engine: Deployment = serve.deployment(**engine_options(args))(HandleEngine)
+    gate: Deployment = serve.deployment(**gate_options(args))(Gate)
     ingress: Deployment = serve.deployment(**ingress_options(args))(serve.ingress()(HandleIngress))
-    return ingress.bind(args, engine.bind(args))
+    engines = engine.bind(args)
+    return ingress.bind(args, engines, gate.bind(args, engines))

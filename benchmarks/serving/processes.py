@@ -45,6 +45,8 @@ def role(process: psutil.Process) -> str:
     """What a process of the service is for, by the title that Ray gives it."""
     title = " ".join(process.cmdline()) or process.name()
     if title.startswith(REPLICA):
+        if ":Gate" in title:
+            return REST
         return INGRESS if "Ingress" in title else ENGINE
     if process.name() == "haproxy" or title.startswith(("ray::ProxyActor", "ray::HAProxyManager")):
         return PROXY

@@ -1,6 +1,6 @@
 """Streamed chat answers: vLLM's chunks, at a fraction of the cost for those that hold nothing but text.
 
-In vLLM's chat handler a chunk costs some 60 us of CPU: four pydantic objects, a JSON dump, and asking the
+In vLLM's chat handler a chunk costs four pydantic objects, a JSON dump, and asking the
 harmony parser for all its messages at every token. Almost all chunks differ in their text only. `ChatStreams`
 writes those itself, from a template that vLLM's own classes made, and leaves the others (the role, headers
 between messages, tool calls, the finish, usage, errors) to vLLM's generator, which gets to see all tokens.

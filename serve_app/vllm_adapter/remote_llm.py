@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["RemoteLLM"]
 
-Generate = Callable[[GenerateRequest], Awaitable[int]]
+Generate = Callable[[GenerateRequest, AnswerSequence], Awaitable[int]]
 
 # The reply to a call and its last frame race. Between two machines the frame is there within milliseconds; a
 # busy ingress reads both late, but in the same event loop.
@@ -58,7 +58,7 @@ class _Call:
 class RemoteEngineCore:
     """What `AsyncLLM` needs of an engine core client, with each request a call to `generate`.
 
-    `generate` returns the length of the answer, whose tokens come to `receiver`.
+    `generate` returns the length of the answer, whose tokens come to `receiver`, and may see how many have.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class RemoteEngineCore:
 
     async def _run(self, call: _Call, message: GenerateRequest) -> None:
         try:
-            num_tokens = await self._generate(message)
+            num_tokens = await self._generate(message, call.sequence)
             await self._wait_for_the_end(call, num_tokens)
         except ServiceError as error:
             self._fail(message.request_id, GracefulHTTPError(str(error), error.status))
@@ -219,8 +219,7 @@ class RemoteLLM(AsyncLLM):
     """An `AsyncLLM` whose engine cores are Serve replicas. `arguments` as for `TokenEngine`.
 
     Needs no accelerator: the config is put together as vLLM's own render server does it
-    (`vllm.entrypoints.launchers.render`), without device, scheduler or cache. `check_ready` raises a
-    `ServiceError` when there is no engine to send a request to.
+    (`vllm.entrypoints.launchers.render`), without device, scheduler or cache.
     """
 
     def __init__(
@@ -228,7 +227,6 @@ class RemoteLLM(AsyncLLM):
         arguments: Mapping[str, Any],
         generate: Generate,
         receiver: FrameReceiver,
-        check_ready: Callable[[], object],
         max_unread_tokens: int,
         max_chunks_per_second: float | None,
     ) -> None:
@@ -259,16 +257,11 @@ class RemoteLLM(AsyncLLM):
         self.output_processor.max_unread_tokens = self._max_unread_tokens = max_unread_tokens
         self.output_processor.on_overflow = self._on_overflow
         self._max_chunks_per_second = max_chunks_per_second
-        self._check_ready = check_ready
         self.engine_core = RemoteEngineCore(generate, receiver, self._fail)
         self._run_output_handler()
 
     def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
-        """vLLM's handlers call this while the answer can still be a status."""
-        try:
-            self._check_ready()
-        except ServiceError as error:
-            raise GracefulHTTPError(str(error), error.status) from error
+        """vLLM's handlers ask this too late: the gate has admitted the request before it was rendered."""
 
     def generate(
         self, prompt: EngineInput, sampling_params: SamplingParams, request_id: str, **named: Any

@@ -70,7 +70,8 @@ def error(message: str, kind: str, code: int, param: str | None = None) -> dict[
 # --- health --------------------------------------------------------------------------------------------
 
 
-def test_health_follows_the_engines() -> None:
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+def test_health_follows_the_engines(path: str) -> None:
     num_ready = 2
 
     def ready() -> int:
@@ -79,14 +80,34 @@ def test_health_follows_the_engines() -> None:
         return num_ready
 
     app = build(ready)
-    answer = request(app, "GET", "/health")
+    answer = request(app, "GET", path)
     assert (answer.status_code, answer.json()) == (200, {"status": "ready", "ready_engines": 2})
     num_ready = 0
-    answer = request(app, "GET", "/health")
+    answer = request(app, "GET", path)
     assert answer.status_code == 503
     assert answer.json() == error("no engine replica is ready", "Service Unavailable", 503)
     num_ready = 1
-    assert request(app, "GET", "/health").json() == {"status": "ready", "ready_engines": 1}
+    assert request(app, "GET", path).json() == {"status": "ready", "ready_engines": 1}
+
+
+def test_an_ingress_is_alive_without_engines() -> None:
+    def ready() -> int:
+        raise EngineUnavailableError("no engine replica is ready")
+
+    answer = request(build(ready), "GET", "/health/live")
+    assert (answer.status_code, answer.json()) == (200, {"status": "live"})
+
+
+def test_health_needs_no_worker_thread() -> None:
+    """They may all be busy. A coroutine of FastAPI's runs in the event loop."""
+    loops: list[object] = []
+
+    def ready() -> int:
+        loops.append(asyncio.get_running_loop())
+        return 1
+
+    assert request(build(ready), "GET", "/health/ready").status_code == 200
+    assert len(loops) == 1
 
 
 # --- rules ---------------------------------------------------------------------------------------------
@@ -176,8 +197,8 @@ def test_the_rules_come_before_the_request_model() -> None:
 
 def test_an_error_of_the_service() -> None:
     answer = request(build(), "POST", "/overloaded", json={})
-    assert answer.status_code == 503
-    assert answer.json() == error("the queue is full", "Service Unavailable", 503)
+    assert answer.status_code == 429
+    assert answer.json() == error("the queue is full", "Too Many Requests", 429)
 
 
 def test_no_such_route() -> None:
@@ -206,7 +227,7 @@ def test_an_http_exception_of_a_route() -> None:
             {"messages": []},
             error("messages must not be empty", "Bad Request", 400, "messages"),
         ),
-        ("POST", "/v1/messages/overloaded", {}, error("the queue is full", "Service Unavailable", 503)),
+        ("POST", "/v1/messages/overloaded", {}, error("the queue is full", "Too Many Requests", 429)),
         ("GET", "/v1/messages", None, error("Method Not Allowed", "Method Not Allowed", 405)),
         ("GET", "/v1/messages/none", None, error("Not Found", "Not Found", 404)),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serve_app.config import AppConfig, ConfigError, read_config
-from serve_app.deployment_options import engine_options, ingress_options
+from serve_app.deployment_options import engine_options, gate_options, ingress_options
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -59,21 +59,30 @@ def test_what_is_built(path: Path, deployments: Any) -> None:
     config = read_config(path)
     found = deployments(config)
     engine = "TimedEngine" if config.engine.timed else "Engine"
-    assert list(found) == [engine, "Ingress"]  # an ingress needs its engine's handle
-    for name, options in [(engine, engine_options(config)), ("Ingress", ingress_options(config))]:
+    assert list(found) == [engine, "Gate", "Ingress"]  # each needs the handles of those before it
+    expected = {
+        engine: engine_options(config),
+        "Gate": gate_options(config),
+        "Ingress": ingress_options(config),
+    }
+    for name, options in expected.items():
         deployment = found[name]
-        assert deployment.max_ongoing_requests == options["max_ongoing_requests"]
+        if "max_ongoing_requests" in options:
+            assert deployment.max_ongoing_requests == options["max_ongoing_requests"]
+        assert deployment._deployment_config.max_surge_percent == options["max_surge_percent"]
         actor = deployment.ray_actor_options
         assert {key: actor[key] for key in options["ray_actor_options"]} == options["ray_actor_options"]
     scaling = found[engine]._deployment_config.autoscaling_config
     assert (scaling.max_replicas if scaling else found[engine].num_replicas) == config.engine.max_replicas
 
 
-def test_the_config_reaches_both(deployments: Any) -> None:
+def test_the_config_reaches_all_three(deployments: Any) -> None:
     config = AppConfig.model_validate({"engine": {"max_concurrent_requests": 4}})
     found = deployments(config)
     assert found["Engine"].init_args == (config,)
-    [first, _handle] = found["Ingress"].init_args
+    [first, _engine] = found["Gate"].init_args
+    assert first == config
+    [first, _engine, _gate] = found["Ingress"].init_args
     assert first == config
 
 

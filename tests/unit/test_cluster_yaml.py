@@ -111,7 +111,7 @@ def test_ray_starts_with_the_fast_paths_and_a_token(cluster: dict[str, Any], com
     assert environment[HA_PROXY] == environment[THROUGHPUT_OPTIMIZED] == ON
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"] == str(
-        int(read_config(ROOT / "configs/prod.yaml").drain_timeout_s)
+        int(read_config(ROOT / "configs/prod.yaml").drain_limit_s)
     )
     assert "~/.ray/auth_token" in yaml.safe_load(FILE.read_text())["file_mounts"]
 

@@ -140,6 +140,42 @@ def test_the_staging_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line.startswith("staging.folder: 'staged': must be absolute")
 
 
+def test_admission_as_it_is_without_a_word() -> None:
+    assert parse().admission.model_dump() == {
+        "max_queued_requests": None,
+        "max_wait_s": 30,
+        "max_start_wait_s": 600,
+        "flex_leaves_free": 0.1,
+        "key_max_requests": None,
+        "key_tokens_per_minute": None,
+    }
+    assert parse(admission={"max_queued_requests": 0}).admission.max_queued_requests == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_queued_requests", -1),
+        ("max_wait_s", 0),
+        ("max_start_wait_s", 0),
+        ("flex_leaves_free", 1),
+        ("flex_leaves_free", -0.1),
+        ("key_max_requests", 0),
+        ("key_tokens_per_minute", 0),
+    ],
+)
+def test_limits_of_admission_have_bounds(key: str, value: float) -> None:
+    [line] = problems(admission={key: value})
+    assert line.startswith(f"admission.{key}: {value}: ")
+
+
+@pytest.mark.parametrize("percent", [-1, 101])
+def test_spare_engines_of_an_update_are_at_most_as_many_again(percent: int) -> None:
+    assert parse().engine.max_surge_percent == 0
+    [line] = problems(engine=ENGINE | {"max_surge_percent": percent})
+    assert line.startswith(f"engine.max_surge_percent: {percent}: ")
+
+
 @pytest.mark.parametrize("location", ["/cache", "s3://bucket", "file:/cache"])
 def test_a_compile_cache_lies_in_s3(location: str) -> None:
     [line] = problems(staging={"compile_cache": location})

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from serve_app.config import AppConfig, read_config
-from serve_app.deployment_options import engine_options, ingress_options
+from serve_app.deployment_options import engine_options, gate_options, ingress_options
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -17,6 +17,7 @@ def test_engine_with_fixed_replicas() -> None:
     assert engine_options(parse({"min_replicas": 2, "max_replicas": 2}, drain_timeout_s=60)) == {
         "num_replicas": 2,
         "max_ongoing_requests": 64,
+        "max_surge_percent": 0,
         "request_router_config": {"request_router_class": "serve_app.routing:EngineRouter"},
         "ray_actor_options": {"num_cpus": 2, "num_gpus": 1, "accelerator_type": "H100"},
         "health_check_period_s": 2,
@@ -77,7 +78,34 @@ def test_any_gpu() -> None:
 def test_environment_reaches_the_engines_only() -> None:
     config = parse({"environment": {"A": "1"}})
     assert engine_options(config)["ray_actor_options"]["runtime_env"] == {"env_vars": {"A": "1"}}
-    assert "runtime_env" not in ingress_options(config)["ray_actor_options"]
+    for options in (ingress_options(config), gate_options(config)):
+        assert "runtime_env" not in options["ray_actor_options"]
+
+
+def test_spare_engines_of_an_update_are_configured() -> None:
+    assert engine_options(parse({"max_surge_percent": 50}))["max_surge_percent"] == 50
+
+
+def test_new_replicas_of_the_api_and_the_gate_come_before_old_ones_go() -> None:
+    for options in (ingress_options(parse()), gate_options(parse())):
+        assert options["max_surge_percent"] == 100
+
+
+def test_one_gate() -> None:
+    options = gate_options(parse({"max_replicas": 8}, ingress={"replicas": 4}, drain_timeout_s=60))
+    assert options == {
+        "num_replicas": 1,
+        "max_surge_percent": 100,
+        "ray_actor_options": {
+            "num_cpus": 0.1,
+            "label_selector": {"ray.io/accelerator-type": "!H100"},
+            "fallback_strategy": [{"label_selector": {}}],
+        },
+        "health_check_period_s": 2,
+        "health_check_timeout_s": 10,
+        "graceful_shutdown_timeout_s": 60,
+        "graceful_shutdown_wait_loop_s": 1,
+    }
 
 
 def test_an_ingress_takes_a_node_with_a_gpu_only_where_there_is_no_other() -> None:
@@ -107,15 +135,27 @@ def test_serve_accepts_them(path: Path) -> None:
     schema = pytest.importorskip("ray.serve.schema")
     deployment = serve.deployment(type("Shell", (), {}))
     config = read_config(path)
-    for options in (engine_options(config), ingress_options(config)):
-        assert deployment.options(**options).max_ongoing_requests == options["max_ongoing_requests"]
+    for options in (engine_options(config), gate_options(config), ingress_options(config)):
+        accepted = deployment.options(**options)
+        if "max_ongoing_requests" in options:
+            assert accepted.max_ongoing_requests == options["max_ongoing_requests"]
+        assert accepted._deployment_config.max_surge_percent == options["max_surge_percent"]
         schema.DeploymentSchema(name="a", **options)
 
 
 def test_local_fits_two_cores() -> None:
-    """Two engines and one ingress, with room for what else asks for a share."""
+    """Two engines, the gate and one ingress, with room for what else asks for a share."""
     [path] = [path for path in CONFIGS if path.name == "local.yaml"]
     config = read_config(path)
     engines = config.engine.max_replicas * config.engine.num_cpus
-    assert engines + config.ingress.replicas * config.ingress.num_cpus <= 1.5
+    gate = gate_options(config)["ray_actor_options"]["num_cpus"]
+    assert engines + gate + config.ingress.replicas * config.ingress.num_cpus <= 1.5
     assert config.engine.max_replicas == 2
+
+
+def test_a_replica_drains_for_as_long_as_its_longest_answer_takes() -> None:
+    longest = {"max_model_len": 3650, "min_tokens_per_second": 36.5}
+    assert engine_options(parse(longest))["graceful_shutdown_timeout_s"] == 100
+    timed = {"max_model_len": 3650, "num_gpus": 0, "timed": {"steps_per_second": 50, "tokens_per_step": 2}}
+    assert engine_options(parse(timed))["graceful_shutdown_timeout_s"] == 37
+    assert engine_options(parse(longest, drain_timeout_s=7))["graceful_shutdown_timeout_s"] == 7

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from serve_app.messages import GenerateRequest
+from serve_app.step_frames import AnswerSequence
 from tests.unit.test_vllm_adapter import Service, events_of, module_service, openai_error, service
 
 __all__ = ["module_service", "service"]
@@ -22,7 +23,7 @@ def script(service: Service, reorder: Callable[[list[Step]], list[Step]]) -> Cal
     header: Tokens = service.engine._encoding.encode("<|channel|>final<|message|>", allowed_special="all")
     tokens: Tokens = [*header, *service.engine._encoding.encode(TEXT), 200002]
 
-    async def generate(request: GenerateRequest) -> int:
+    async def generate(request: GenerateRequest, _: AnswerSequence) -> int:
         from vllm.v1.engine import EngineCoreOutput, FinishReason
 
         link = service.engine.sender.open(request.reply_to)

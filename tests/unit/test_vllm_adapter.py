@@ -7,7 +7,7 @@ openai-harmony makes from a text.
 import asyncio
 import json
 import pickle
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,25 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from serve_app import vocabulary
+from serve_app.admission.client import MESSAGES, GateClient
+from serve_app.admission.http import GENERATING, current_visit
+from serve_app.admission.messages import Reason, Tier
+from serve_app.admission.rules import Rules
 from serve_app.api import new_app
 from serve_app.config import read_config
 from serve_app.demo import CACHE, MODEL_NAME
 from serve_app.demo.unfolding import unfold
 from serve_app.engine_arguments import engine_arguments
-from serve_app.errors import EngineLostError, EngineUnavailableError, OverloadedError, ServiceError
+from serve_app.errors import (
+    EngineLostError,
+    EngineUnavailableError,
+    KeyLimitError,
+    OverloadedError,
+    ServiceError,
+)
 from serve_app.frame_sockets import FrameReceiver, FrameSender
 from serve_app.messages import GenerateRequest
+from serve_app.step_frames import AnswerSequence
 
 # vLLM and what it imports use what is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -71,21 +82,20 @@ class ScriptedEngine:
 
     def reset(self) -> None:
         self.script: Script = lambda _: [REPLY]
-        self.not_ready: ServiceError | None = None
+        self.before: Callable[[], Awaitable[None]] | None = None
         self.requests: list[GenerateRequest] = []
+        self.answers: list[AnswerSequence] = []
         self.num_open = 0
         self.left_early: list[str] = []
         self.is_left = asyncio.Event()
         self.waits = asyncio.Event()
 
-    def check_ready(self) -> int:
-        if self.not_ready:
-            raise self.not_ready
-        return 1
-
-    async def generate(self, request: GenerateRequest) -> int:
+    async def generate(self, request: GenerateRequest, answer: AnswerSequence) -> int:
         from vllm.v1.engine import EngineCoreOutput, FinishReason
 
+        if self.before:
+            await self.before()
+        self.answers.append(answer)
         # It crosses a process boundary.
         self.requests.append(pickle.loads(pickle.dumps(request)))
         self.num_open += 1
@@ -188,9 +198,9 @@ def module_service() -> Iterator[Service]:
             engine = ScriptedEngine()
             arguments = engine_arguments(config, str(CACHE / MODEL_NAME), None)
             receiver = FrameReceiver("127.0.0.1")
-            llm = RemoteLLM(arguments, engine.generate, receiver, engine.check_ready, MAX_UNREAD_TOKENS, None)
+            llm = RemoteLLM(arguments, engine.generate, receiver, MAX_UNREAD_TOKENS, None)
             engine.core = llm.engine_core
-            app = new_app(config.ingress.max_body_bytes, config.engine.max_model_len, engine.check_ready)
+            app = new_app(config.ingress.max_body_bytes, config.engine.max_model_len, lambda: 1)
             await attach_api(app, llm, config.model.id, config.model.served_names)
             return Service(app, llm, engine, runner)
 
@@ -244,6 +254,12 @@ def test_a_chat_answer(service: Service) -> None:
     assert body["usage"]["completion_tokens"] == num_tokens
     assert body["usage"]["prompt_tokens"] == len(request.prompt_token_ids)
     assert service.engine.left_early == []
+
+
+def test_how_much_of_the_answer_has_come_is_seen_by_who_calls(service: Service) -> None:
+    service.chat(n=2)
+    num_tokens = len(service.engine._encoding.encode(REPLY, allowed_special="all"))
+    assert [answer.num_tokens for answer in service.engine.answers] == [num_tokens, num_tokens]
 
 
 def test_what_is_sent_to_the_engine(service: Service) -> None:
@@ -404,13 +420,19 @@ def openai_error(answer: httpx2.Response) -> tuple[int, str]:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    "error", [EngineLostError("the replica has died"), OverloadedError("the queue is full")], ids=repr
+    ("error", "status"),
+    [
+        (EngineLostError("the replica has died"), 503),
+        (OverloadedError("the queue is full"), 429),
+        (KeyLimitError("the key has used its tokens"), 429),
+    ],
+    ids=repr,
 )
 def test_an_error_before_the_first_token_is_a_status(
-    service: Service, error: ServiceError, stream: bool
+    service: Service, error: ServiceError, status: int, stream: bool
 ) -> None:
     service.engine.script = lambda _: [error]
-    assert openai_error(service.chat(stream=stream)) == (503, str(error))
+    assert openai_error(service.chat(stream=stream)) == (status, str(error))
 
 
 def test_an_error_after_the_first_tokens(service: Service) -> None:
@@ -436,39 +458,191 @@ def test_an_error_in_a_stream_of_the_responses_api(service: Service) -> None:
     assert (events[-1]["code"], events[-1]["message"]) == ("503", "the replica has died")
 
 
+# Said by the gate before the handler begins, or to one who has waited in vain, in place of an answer.
+NO_ENGINE = EngineUnavailableError("no engine replica is ready", 30.0)
+FULL = OverloadedError("the queue is full", 4.2)
+
+
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("stream", [False, True])
-def test_no_engine_is_ready(service: Service, stream: bool, n: int) -> None:
-    service.engine.not_ready = EngineUnavailableError("no engine replica is ready")
-    assert openai_error(service.chat(stream=stream, n=n)) == (503, "no engine replica is ready")
-    assert service.engine.requests == []
+@pytest.mark.parametrize("error", [NO_ENGINE, FULL], ids=repr)
+def test_who_waits_in_vain(service: Service, error: ServiceError, stream: bool, n: int) -> None:
+    service.engine.script = lambda _: [error]
+    assert openai_error(service.chat(stream=stream, n=n)) == (error.status, str(error))
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("path", "body", "stream"),
     [
-        ("/v1/completions", {"prompt": "a"}),
-        ("/v1/responses", {"input": "a"}),
+        ("/v1/completions", {"prompt": "a"}, False),
+        ("/v1/completions", {"prompt": "a"}, True),
+        ("/v1/completions", {"prompt": ["a", "b"]}, False),
+        ("/v1/completions", {"prompt": ["a", "b"]}, True),
+        # A stream of it opens before there is a place: its turn is waited for by `Visits`, see below.
+        ("/v1/responses", {"input": "a"}, False),
     ],
 )
-@pytest.mark.parametrize("stream", [False, True])
-def test_no_engine_is_ready_for_the_other_apis(
-    service: Service, path: str, body: dict[str, Any], stream: bool
+@pytest.mark.parametrize("error", [NO_ENGINE, FULL], ids=repr)
+def test_who_waits_in_vain_at_the_other_apis(
+    service: Service, path: str, body: dict[str, Any], error: ServiceError, stream: bool
 ) -> None:
-    service.engine.not_ready = EngineUnavailableError("no engine replica is ready")
+    service.engine.script = lambda _: [error]
     body = body | {"model": "gpt-oss-demo", "stream": stream}
-    answer = service.request("POST", path, json=body)
-    assert openai_error(answer) == (503, "no engine replica is ready")
+    assert openai_error(service.request("POST", path, json=body)) == (error.status, str(error))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("error", "kind"), [(NO_ENGINE, "Service Unavailable"), (FULL, "Too Many Requests")], ids=repr
+)
+def test_anthropics_clients_that_wait_in_vain(
+    service: Service, error: ServiceError, kind: str, stream: bool
+) -> None:
+    service.engine.script = lambda _: [error]
+    answer = service.request("POST", "/v1/messages", json=chat_body(max_tokens=9, stream=stream))
+    assert answer.status_code == error.status
+    found = answer.json()
+    assert found["type"] == "error"
+    assert (found["error"]["type"], found["error"]["message"]) == (kind, str(error))
+
+
+# What needs a place in an engine: each API, with a body that its handler would answer.
+GENERATING_BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": chat_body(),
+    "/v1/chat/completions/batch": chat_body(messages=[[{"role": "user", "content": "Say hello."}]]),
+    "/v1/completions": {"model": "gpt-oss-demo", "prompt": "a"},
+    "/v1/responses": {"model": "gpt-oss-demo", "input": "a"},
+    "/v1/messages": chat_body(max_tokens=9),
+}
+
+
+@asynccontextmanager
+async def gate_of(service: Service, *replicas: str) -> AsyncIterator[tuple[FastAPI, GateClient]]:
+    """The application as an ingress makes it, over the same handlers, and a gate with these engines."""
+
+    async def nowhere() -> Any:
+        await asyncio.Event().wait()
+
+    gate = GateClient(Rules(max_concurrent_requests=1, max_queued=1, max_wait_s=30), nowhere)
+    gate.set_replicas(replicas)
+    try:
+        app = new_app(10**6, 4096, lambda: 1, gate)
+        await attach(app, service)
+        yield app, gate
+    finally:
+        gate.close()
+
+
+async def post(app: FastAPI, path: str, body: dict[str, Any]) -> httpx2.Response:
+    async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
+        return await client.post(path, json=body)
+
+
+async def attach(app: FastAPI, service: Service) -> None:
+    from serve_app.vllm_adapter import attach_api
+
+    await attach_api(app, service.llm, "gpt-oss-demo", ["gpt-oss-demo"])
+
+
+@pytest.mark.parametrize("path", GENERATING_BODIES)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_gate_refuses_before_the_handler_begins(service: Service, path: str, stream: bool) -> None:
+    async def answer() -> httpx2.Response:
+        async with gate_of(service) as (app, _):
+            return await post(app, path, GENERATING_BODIES[path] | {"stream": stream})
+
+    refused = service.run(answer())
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "30"
+    error = refused.json()["error"]
+    assert error["message"].startswith("no engine replica is ready")
+    assert (error["type"], error["param"], error["code"]) == ("Service Unavailable", None, 503)
+    assert ("type" in refused.json()) == (path == "/v1/messages")
     assert service.engine.requests == []
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_no_engine_is_ready_for_anthropics_clients(service: Service, stream: bool) -> None:
-    service.engine.not_ready = EngineUnavailableError("no engine replica is ready")
-    answer = service.request("POST", "/v1/messages", json=chat_body(max_tokens=9, stream=stream))
-    assert answer.status_code == 503
-    error = {"type": "Service Unavailable", "message": "no engine replica is ready"}
-    assert answer.json() == {"type": "error", "error": error}
+STREAMS = [(path, stream) for path in GENERATING_BODIES for stream in (False, True) if "batch" not in path]
+
+
+@pytest.mark.parametrize(("path", "stream"), [*STREAMS, ("/v1/chat/completions/batch", False)])
+def test_who_is_refused_while_the_handler_waits_has_a_status(
+    service: Service, path: str, stream: bool
+) -> None:
+    """And a time to come back, whatever the handler has sent by then."""
+
+    async def work() -> None:
+        async with gate_of(service, "a") as (app, gate):
+            waits = asyncio.Event()
+
+            async def wait_in_vain() -> None:
+                place = current_visit().take_place()
+                waits.set()
+                try:
+                    await place.granted()
+                finally:
+                    place.release(0)
+
+            service.engine.before = wait_in_vain
+            running = gate.ask("", Tier.DEFAULT, 1)
+            answering = asyncio.create_task(post(app, path, GENERATING_BODIES[path] | {"stream": stream}))
+            await waits.wait()
+            urgent = gate.ask("", Tier.PRIORITY, 1)
+            refused = await answering
+            assert refused.headers["retry-after"] == "1"
+            assert (refused.status_code, refused.json()["error"]["message"]) == (
+                429,
+                MESSAGES[Reason.QUEUE_FULL],
+            )
+            running.close()
+            urgent.close()
+            assert (gate._own.num_running, gate._own.num_waiting) == (0, 0)
+            assert not gate._tickets
+
+    service.run(work())
+    assert service.engine.requests == []
+
+
+@pytest.mark.parametrize(("path", "stream"), [*STREAMS, ("/v1/chat/completions/batch", False)])
+def test_who_has_waited_is_answered_in_full(service: Service, path: str, stream: bool) -> None:
+    async def answer(waits_first: bool) -> httpx2.Response:
+        async with gate_of(service, "a") as (app, gate):
+            waits = asyncio.Event()
+
+            async def wait() -> None:
+                place = current_visit().take_place()
+                waits.set()
+                await place.granted()
+                place.release(10)
+
+            service.engine.before = wait
+            running = gate.ask("", Tier.DEFAULT, 1) if waits_first else None
+            answering = asyncio.create_task(post(app, path, GENERATING_BODIES[path] | {"stream": stream}))
+            await waits.wait()
+            if running:
+                running.close()
+            return await answering
+
+    at_once, later = (service.run(answer(waits_first)) for waits_first in (False, True))
+    assert (later.status_code, later.headers["content-type"]) == (200, at_once.headers["content-type"])
+    assert (later.text.count("data:"), later.text.count("Hello")) == (
+        at_once.text.count("data:"),
+        at_once.text.count("Hello"),
+    )
+
+
+# Routes that take a POST and make no engine work.
+IDLE_ROUTES = {
+    "/v1/messages/count_tokens",
+    "/v1/responses/{response_id}/cancel",
+    "/tokenize",
+    "/detokenize",
+}
+
+
+def test_every_route_that_generates_is_asked_for_at_the_gate(service: Service) -> None:
+    """A route of vLLM's that the gate does not know of would call an engine without a place."""
+    found = {path for path, methods in service.app.openapi()["paths"].items() if "post" in methods}
+    assert found - IDLE_ROUTES == GENERATING == set(GENERATING_BODIES)
 
 
 def test_an_error_for_anthropics_clients(service: Service) -> None:

@@ -1,0 +1,269 @@
+"""The ingress's side: asks for each request, and knows what it has open."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+from itertools import count
+
+from serve_app.admission.alarm import Alarm
+from serve_app.admission.link import GateLink
+from serve_app.admission.messages import (
+    Admitted,
+    Ask,
+    Close,
+    Event,
+    Granted,
+    Join,
+    Lost,
+    Message,
+    More,
+    OpenTicket,
+    Ping,
+    RateLimits,
+    Reason,
+    Refused,
+    Release,
+    Tier,
+)
+from serve_app.admission.places import Place
+from serve_app.admission.policy import Admission
+from serve_app.admission.rules import Rules
+from serve_app.errors import EngineUnavailableError, KeyLimitError, OverloadedError, ServiceError
+from serve_app.step_frames import FrameAddress
+
+logger = logging.getLogger("ray.serve")
+
+MESSAGES = {
+    Reason.QUEUE_FULL: "all engines are busy and the queue is full",
+    Reason.WAITED_TOO_LONG: "all engines have been busy for as long as a request may wait",
+    Reason.NO_ENGINE: "no engine replica is ready: they are starting, which takes minutes on a cold machine, "
+    "or have failed, which `serve status` explains",
+    Reason.KEY_REQUESTS: "this API key has as many requests open as it may have",
+    Reason.KEY_TOKENS: "this API key has used its tokens for this minute",
+}
+
+
+class Ticket:
+    """A request that has asked. `close` it when it is over, admitted or not."""
+
+    def __init__(self, client: GateClient, ask: Ask) -> None:
+        self._client, self.ask = client, ask
+        self.asked_at = time.monotonic()
+        self.limits: RateLimits | None = None
+        self.refusal: ServiceError | None = None
+        self.has_begun = False
+        self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._is_closing = False
+        self.places = {number: Place(self, number) for number in range(ask.num_sequences)}
+        self._unused = list(self.places.values())
+        self._numbers = count(ask.num_sequences)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the gate has said yes or no."""
+        return self._answer.done()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has been admitted, and none of its sequences has had its turn yet."""
+        return self.is_answered and not self.has_begun and self.refusal is None
+
+    async def admitted(self) -> None:
+        """Returns when the request may begin, or wait for its places.
+
+        Raises `OverloadedError`, `KeyLimitError` or `EngineUnavailableError`, with when to come back.
+        """
+        await self._answer
+
+    def admit(self) -> None:
+        """The gate has said yes."""
+        if not self._answer.done():
+            self._answer.set_result(None)
+
+    def grant(self, number: int, replica: str) -> None:
+        """The gate has said where a sequence is to go."""
+        self.has_begun = True
+        if place := self.places.get(number):
+            place.grant(replica)
+
+    def refuse(self, error: ServiceError) -> None:
+        """The gate has said no, now or after a wait in vain."""
+        self.refusal = error
+        for place in self.places.values():
+            place.refuse(error)
+        if not self._answer.done():
+            self._answer.set_exception(error)
+
+    def take_place(self) -> Place:
+        """Returns the place of the next sequence; beyond those asked for, one more."""
+        if self._unused:
+            return self._unused.pop(0)
+        place = Place(self, next(self._numbers))
+        if self.refusal:
+            place.refuse(self.refusal)
+            return place
+        self.places[place.number] = place
+        self._client.send(More(self.ask.ticket, place.number))
+        return place
+
+    def release(self, number: int, num_tokens: int) -> None:
+        """See `Place.release`."""
+        if self.places.pop(number, None):
+            self._client.send(Release(self.ask.ticket, number, num_tokens))
+            self._close_if_over()
+
+    def close(self) -> None:
+        """The response has ended. The request is over when its calls, which may end later, are over too."""
+        self._is_closing = True
+        unused, self._unused = self._unused, []
+        for place in unused:
+            self.release(place.number, 0)
+        self._close_if_over()
+
+    def _close_if_over(self) -> None:
+        if self._is_closing and not self.places:
+            self._client.close_ticket(self)
+
+
+class GateClient:
+    """Asks the gate. While none can be reached, an `Admission` of its own: no request is lost for that.
+
+    Its own sees only what goes through this ingress. Serve keeps each engine's limit in any case.
+    """
+
+    def __init__(self, rules: Rules, get_address: Callable[[], Awaitable[FrameAddress]]) -> None:
+        """`get_address` returns the gate's address, and may take as long as the gate needs to start."""
+        self._rules = rules
+        self._get_address = get_address
+        # Does not begin with a zero byte: those names are ZeroMQ's.
+        self._name = uuid.uuid4().hex.encode()
+        self._replicas: Collection[str] = ()
+        self._numbers = count()
+        self._tickets: dict[int, Ticket] = {}
+        self._link: GateLink | None = None
+        self._alarm = Alarm(lambda: self._own.next_tick(), self._tick)
+        self._decide_alone()
+        self.task = asyncio.create_task(self._keep_connected())
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the gate decides."""
+        return self._link is not None
+
+    def set_replicas(self, replicas: Collection[str]) -> None:
+        """Takes note of the engine replicas that are ready, for when there is no gate."""
+        self._replicas = replicas
+        if self._link is None:
+            self._take(self._own.set_replicas(replicas, time.monotonic()))
+
+    def ask(self, key: str, tier: Tier, num_sequences: int) -> Ticket:
+        """Asks for a request. `Ticket.admitted` has the answer."""
+        ticket = Ticket(self, Ask(next(self._numbers), key, tier, num_sequences))
+        self._tickets[ticket.ask.ticket] = ticket
+        self.send(ticket.ask)
+        return ticket
+
+    def lose(self, replica: str) -> None:
+        """A call has found this engine replica dead: nobody else is to be sent there."""
+        self.send(Lost(replica))
+
+    def close_ticket(self, ticket: Ticket) -> None:
+        """Forgets a request, and tells the gate."""
+        if self._tickets.pop(ticket.ask.ticket, None):
+            self.send(Close(ticket.ask.ticket))
+
+    def send(self, message: Message) -> None:
+        """To the gate, or to the `Admission` that stands in for it."""
+        if self._link:
+            self._link.send(message)
+        else:
+            self._take(self._own.handle(b"", message, time.monotonic()))
+
+    async def _keep_connected(self) -> None:
+        while True:
+            link = GateLink(await self._get_address(), self._name, self._on_event)
+            try:
+                await link.run(partial(self._join, link))
+            finally:
+                link.close()
+            if self._link:
+                logger.warning("the gate does not answer; until it does, this ingress admits on its own")
+                self._decide_alone()
+
+    def _join(self, link: GateLink) -> None:
+        self._link = link
+        self._alarm.cancel()
+        self._say_all()
+
+    def _decide_alone(self) -> None:
+        self._link = None
+        self._own = Admission(self._rules)
+        self._own.set_replicas(self._replicas, time.monotonic())
+        self._say_all()
+
+    def _say_all(self) -> None:
+        """Says all that is open, and asks again where there was no answer."""
+        now = time.monotonic()
+        answered = [ticket for ticket in self._tickets.values() if ticket.is_answered]
+        asking = [ticket for ticket in self._tickets.values() if not ticket.is_answered]
+        open_tickets = [
+            OpenTicket(
+                ticket.ask.ticket,
+                ticket.ask.key,
+                ticket.ask.tier,
+                now - ticket.asked_at,
+                ticket.has_begun,
+                {place.number: place.replica for place in ticket.places.values()},
+            )
+            for ticket in answered
+        ]
+        self.send(Join(open_tickets))
+        for ticket in asking:
+            self.send(ticket.ask)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._own.handle(b"", Ping(0), now)  # it would take us for dead
+        self._take(self._own.tick(now))
+
+    def _take(self, events: list[tuple[bytes, Event]]) -> None:
+        for _, event in events:
+            self._on_event(event)
+        self._alarm.update()
+
+    def _on_event(self, event: Event) -> None:
+        if not isinstance(event, Admitted | Refused | Granted) or not (
+            ticket := self._tickets.get(event.ticket)
+        ):
+            return
+        if isinstance(event, Granted):
+            ticket.grant(event.sequence, event.replica)
+            return
+        ticket.limits = event.limits
+        if isinstance(event, Refused):
+            del self._tickets[event.ticket]  # the gate has forgotten it already
+            ticket.refuse(refusal(event))
+            return
+        for number, replica in event.granted.items():
+            ticket.grant(number, replica)
+        ticket.admit()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self.task.cancel()
+        self._alarm.cancel()
+
+
+def refusal(event: Refused) -> ServiceError:
+    """Returns the error that says to the client why, and when to come back."""
+    message = MESSAGES[event.reason]
+    if event.reason is Reason.NO_ENGINE:
+        return EngineUnavailableError(message, event.retry_after_s)
+    if event.reason in (Reason.KEY_REQUESTS, Reason.KEY_TOKENS):
+        return KeyLimitError(message, event.retry_after_s)
+    return OverloadedError(message, event.retry_after_s)

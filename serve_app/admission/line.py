@@ -1,0 +1,76 @@
+"""Who waits, and whose turn it is: tiers in order, and in a tier the keys in turn."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Line(Generic[Item]):
+    """Items that wait, each in a tier (0 comes first) and under a key.
+
+    Within a tier the keys take turns, one item each, so that a key with a thousand items delays the others by
+    one; within a key the one that came first is first (fair queueing: Nagle, RFC 970).
+    """
+
+    def __init__(self, num_tiers: int) -> None:
+        self._tiers: list[OrderedDict[str, OrderedDict[Item, None]]] = [
+            OrderedDict() for _ in range(num_tiers)
+        ]
+        self._lengths = [0] * num_tiers
+
+    def __len__(self) -> int:
+        return sum(self._lengths)
+
+    def num_before(self, tier: int) -> int:
+        """Items of this tier and those that come first: what a new one waits for, at the most."""
+        return sum(self._lengths[: tier + 1])
+
+    def add(self, item: Item, tier: int, key: str, *, first: bool = False) -> None:
+        """At the end of its key's items, or before all others of its tier."""
+        keys = self._tiers[tier]
+        items = keys.setdefault(key, OrderedDict())
+        items[item] = None
+        if first:
+            items.move_to_end(item, last=False)
+            keys.move_to_end(key, last=False)
+        self._lengths[tier] += 1
+
+    def remove(self, item: Item, tier: int, key: str) -> None:
+        """Takes an item out. Raises `KeyError` when it does not wait."""
+        keys = self._tiers[tier]
+        del keys[key][item]
+        if not keys[key]:
+            del keys[key]
+        self._lengths[tier] -= 1
+
+    def first_tier(self) -> int | None:
+        """The tier of the item whose turn it is; None when nobody waits."""
+        return next((tier for tier, length in enumerate(self._lengths) if length), None)
+
+    def pop(self, tier: int) -> Item:
+        """Takes out the item of this tier whose turn it is."""
+        keys = self._tiers[tier]
+        key, items = next(iter(keys.items()))
+        item, _ = items.popitem(last=False)
+        if items:
+            keys.move_to_end(key)
+        else:
+            del keys[key]
+        self._lengths[tier] -= 1
+        return item
+
+    def last(self, after_tier: int, may_go: Callable[[Item], bool]) -> Item | None:
+        """The one who gives way when the line is full: of the last tier, of the key with most, the newest.
+
+        None when no tier after `after_tier` has one who may go.
+        """
+        for tier in range(len(self._tiers) - 1, after_tier, -1):
+            for items in sorted(self._tiers[tier].values(), key=len, reverse=True):
+                for item in reversed(items):
+                    if may_go(item):
+                        return item
+        return None

@@ -1,0 +1,297 @@
+"""`Admission`: decides for each request whether and when it begins, and on which engine replica."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from heapq import heappop, heappush
+from itertools import count
+
+from serve_app.admission.key_limits import KeyLimits
+from serve_app.admission.line import Line
+from serve_app.admission.messages import (
+    Admitted,
+    Ask,
+    Close,
+    Event,
+    Granted,
+    Join,
+    Joined,
+    Lost,
+    Message,
+    More,
+    OpenTicket,
+    Ping,
+    Pong,
+    Reason,
+    Refused,
+    Release,
+    Tier,
+    Unknown,
+)
+from serve_app.admission.rules import Rules
+from serve_app.admission.service_time import MIN_RETRY_AFTER_S, Appointments, ServiceTime
+from serve_app.admission.slots import Slots
+from serve_app.admission.tickets import Ingress, Sequence, Ticket
+
+# An ingress that has said nothing for this long is taken for dead. It pings ten times in between.
+SILENCE_S = 10.0
+# With no engine there is no rate to compute from. A warm engine start takes 85 s; balancers ask again sooner.
+NO_ENGINE_RETRY_S = 30.0
+
+Addressed = tuple[bytes, Event]
+
+
+class Admission:
+    """Messages in, events out. `now` is seconds on any clock that does not go back.
+
+    A ticket whose first sequence has begun is admitted for good: it is never refused, and what it asks for
+    later goes before all others of its tier.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._slots = Slots(rules.max_concurrent_requests, rules.reserved_share)
+        self._line: Line[Sequence] = Line(len(Tier))
+        self._keys = KeyLimits(rules.max_requests_per_key, rules.max_tokens_per_minute_per_key)
+        self._service = ServiceTime()
+        self._appointments = Appointments()
+        self._ingresses: dict[bytes, Ingress] = {}
+        self._waiting: set[Ticket] = set()  # those of which nothing has begun
+        self._deadlines: list[tuple[float, int, Ticket]] = []  # a heap; some are over, or have changed
+        self._order = count()
+        self._has_had_engines = False
+        self._events: list[Addressed] = []
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait."""
+        return len(self._line)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that have their place."""
+        return self._slots.num_taken
+
+    def set_replicas(self, replicas: Collection[str], now: float) -> list[Addressed]:
+        """Takes note of the engine replicas that are ready."""
+        if not self._slots.replicas and replicas:
+            # Whoever waited for an engine to start now waits for a place on it.
+            for ticket in self._waiting:
+                self._set_deadline(ticket, min(ticket.deadline, now + self._rules.max_wait_s))
+        self._slots.replicas = replicas
+        self._has_had_engines |= bool(replicas)
+        self._grant(now)
+        return self._take_events()
+
+    def handle(self, ingress: bytes, message: Message, now: float) -> list[Addressed]:
+        """Takes a message of an ingress, and returns what is to be said to whom."""
+        known = self._ingresses.get(ingress)
+        if isinstance(message, Join):
+            self._forget(ingress, now)
+            self._ingresses[ingress] = Ingress(now)
+            self._events.append((ingress, Joined()))
+            for ticket in message.open:
+                self._restore(ingress, ticket, now)
+        elif known is None:
+            return [(ingress, Unknown())]
+        else:
+            known.heard_at = now
+            if isinstance(message, Ping):
+                is_complete = message.num_sent == known.num_received
+                return [(ingress, Pong(known.num_sent) if is_complete else Unknown())]
+            known.num_received += 1
+            self._handle(ingress, known, message, now)
+        self._grant(now)
+        return self._take_events()
+
+    def _handle(self, ingress: bytes, known: Ingress, message: Message, now: float) -> None:
+        if isinstance(message, Ask):
+            self._ask(ingress, message, now)
+            return
+        if isinstance(message, Lost):
+            self._slots.lose(message.replica)
+            return
+        assert isinstance(message, More | Release | Close)
+        ticket = known.tickets.get(message.ticket)
+        if ticket is None:
+            return  # refused in the meantime
+        if isinstance(message, More):
+            self._wait(ticket, message.sequence, first=True)
+        elif isinstance(message, Release):
+            if sequence := ticket.sequences.pop(message.sequence, None):
+                if sequence.replica is None or not message.num_tokens:
+                    sequence.began_at = None  # it has not been in an engine: how long it took says nothing
+                else:
+                    self._keys.charge(ticket.key, message.num_tokens, now)
+                self._end(sequence, now)
+        else:
+            self._close(ticket, now)
+
+    def tick(self, now: float) -> list[Addressed]:
+        """Refuses those whose time is up, and forgets ingresses that have fallen silent."""
+        for ingress, known in list(self._ingresses.items()):
+            if now - known.heard_at >= SILENCE_S:
+                self._forget(ingress, now)
+        while (ticket := self._next_to_go()) and now >= ticket.deadline:
+            reason = Reason.WAITED_TOO_LONG if self._slots.replicas else Reason.NO_ENGINE
+            self._refuse(ticket, reason, now)
+        self._grant(now)
+        return self._take_events()
+
+    def next_tick(self) -> float | None:
+        """When `tick` has something to do; None for never."""
+        times = [known.heard_at + SILENCE_S for known in self._ingresses.values()]
+        if ticket := self._next_to_go():
+            times.append(ticket.deadline)
+        return min(times, default=None)
+
+    def _next_to_go(self) -> Ticket | None:
+        """The one of those that wait whose time is up first."""
+        while self._deadlines:
+            deadline, _, ticket = self._deadlines[0]
+            if ticket in self._waiting and ticket.deadline == deadline:
+                return ticket
+            heappop(self._deadlines)
+        return None
+
+    def _set_deadline(self, ticket: Ticket, deadline: float) -> None:
+        ticket.deadline = deadline
+        heappush(self._deadlines, (deadline, next(self._order), ticket))
+
+    def _max_wait_s(self) -> float:
+        rules = self._rules
+        if self._slots.replicas or rules.start_wait_s is None:
+            return rules.max_wait_s
+        return rules.start_wait_s
+
+    def _ask(self, ingress: bytes, ask: Ask, now: float) -> None:
+        rules = self._rules
+        ticket = Ticket(ingress, ask.ticket, ask.key, ask.tier)
+        reason = self._keys.refuses(ask.key, now)
+        may_come = rules.start_wait_s is not None or self._has_had_engines
+        if reason is None and not self._slots.replicas and not may_come:
+            reason = Reason.NO_ENGINE
+        if reason is None and not self._has_room(ticket, ask.num_sequences, now):
+            reason = Reason.QUEUE_FULL
+        if reason is not None:
+            self._say(ticket, self._refused(ticket, ask.num_sequences, reason, now))
+            return
+        self._open(ticket, now)
+        for number in range(ask.num_sequences):
+            self._wait(ticket, number)
+        self._waiting.add(ticket)
+        self._set_deadline(ticket, now + self._max_wait_s())
+        self._grant(now, asking=ticket)
+        granted = {s.number: s.replica for s in ticket.sequences.values() if s.replica is not None}
+        limits = self._keys.limits(ticket.key, now, self._service.mean_s or 0.0)
+        self._say(ticket, Admitted(ticket.number, granted, limits))
+
+    def _has_room(self, ticket: Ticket, num_sequences: int, now: float) -> bool:
+        """Whether so many more may wait, if they have to; others, of later tiers, give way."""
+        num_before = self._line.num_before(ticket.tier)
+        num_free = self._num_free(ticket.tier) if not num_before else 0
+        num_to_wait = max(0, num_sequences - num_free)
+        if not num_to_wait:
+            return True
+        # One that is larger than the queue must have it alone: it would be refused for ever.
+        if num_before and num_before + num_to_wait > self._rules.max_queued:
+            return False
+        if not num_before and not self._rules.max_queued:
+            return False
+        expected_s = self._service.wait_s(num_before, self._slots.num_all)
+        if expected_s is not None and expected_s > self._rules.max_wait_s:
+            return False
+        while len(self._line) + num_to_wait > self._rules.max_queued:
+            giving_way = self._line.last(ticket.tier, lambda one: one.ticket in self._waiting)
+            if giving_way is None:
+                break
+            self._refuse(giving_way.ticket, Reason.QUEUE_FULL, now)
+        return True
+
+    def _num_free(self, tier: int) -> int:
+        reserved = self._slots.num_reserved if tier == Tier.FLEX else 0
+        return max(0, self._slots.num_free - reserved)
+
+    def _grant(self, now: float, asking: Ticket | None = None) -> None:
+        """Gives free places to those whose turn it is. `asking` is told with the answer to its question."""
+        while (tier := self._line.first_tier()) is not None and self._num_free(tier):
+            sequence = self._line.pop(tier)
+            sequence.replica, sequence.began_at = self._slots.take(), now
+            self._waiting.discard(sequence.ticket)
+            if sequence.ticket is not asking:
+                ticket = sequence.ticket
+                self._say(ticket, Granted(ticket.number, sequence.number, sequence.replica))
+
+    def _open(self, ticket: Ticket, now: float) -> None:
+        self._ingresses[ticket.ingress].tickets[ticket.number] = ticket
+        if self._keys.is_needed:
+            self._keys.open(ticket.key, now)
+
+    def _wait(self, ticket: Ticket, number: int, *, first: bool = False) -> None:
+        sequence = ticket.sequences[number] = Sequence(ticket, number)
+        self._line.add(sequence, ticket.tier, ticket.key, first=first)
+
+    def _end(self, sequence: Sequence, now: float) -> None:
+        if sequence.replica is None:
+            self._line.remove(sequence, sequence.ticket.tier, sequence.ticket.key)
+            return
+        self._slots.give_back(sequence.replica)
+        if sequence.began_at is not None:
+            self._service.add(now - sequence.began_at)
+
+    def _close(self, ticket: Ticket, now: float) -> None:
+        for sequence in ticket.sequences.values():
+            sequence.began_at = None  # nobody has said that it ended: it was not used, or its ingress is gone
+            self._end(sequence, now)
+        ticket.sequences.clear()
+        self._waiting.discard(ticket)
+        del self._ingresses[ticket.ingress].tickets[ticket.number]
+        if self._keys.is_needed:
+            self._keys.close(ticket.key, now)
+
+    def _refuse(self, ticket: Ticket, reason: Reason, now: float) -> None:
+        refused = self._refused(ticket, len(ticket.sequences), reason, now)
+        self._close(ticket, now)
+        self._say(ticket, refused)
+
+    def _refused(self, ticket: Ticket, num_sequences: int, reason: Reason, now: float) -> Refused:
+        request_s = self._service.mean_s or 0.0
+        if reason is Reason.NO_ENGINE:
+            retry_after_s = NO_ENGINE_RETRY_S
+        elif reason in (Reason.KEY_REQUESTS, Reason.KEY_TOKENS):
+            retry_after_s = self._keys.retry_after_s(ticket.key, reason, now, request_s)
+        else:
+            num_places = self._slots.num_all
+            wait_s = self._service.wait_s(self._line.num_before(ticket.tier), num_places)
+            per_sequence_s = request_s / num_places if num_places else 0.0
+            retry_after_s = self._appointments.next(now, wait_s, num_sequences, per_sequence_s)
+        limits = self._keys.limits(ticket.key, now, request_s)
+        return Refused(ticket.number, reason, max(MIN_RETRY_AFTER_S, retry_after_s), limits)
+
+    def _restore(self, ingress: bytes, known: OpenTicket, now: float) -> None:
+        """A request that was admitted before this gate started, or before the ingress was out of reach."""
+        ticket = Ticket(ingress, known.ticket, known.key, known.tier)
+        self._open(ticket, now)
+        for number, replica in known.sequences.items():
+            if replica is None:
+                self._wait(ticket, number)
+            else:
+                # When it began is not known: it will not count for the mean.
+                ticket.sequences[number] = Sequence(ticket, number, self._slots.take(replica))
+        if not known.has_begun and ticket.sequences:
+            self._waiting.add(ticket)
+            self._set_deadline(ticket, now - known.waited_s + self._max_wait_s())
+
+    def _forget(self, ingress: bytes, now: float) -> None:
+        if known := self._ingresses.get(ingress):
+            for ticket in list(known.tickets.values()):
+                self._close(ticket, now)
+            del self._ingresses[ingress]
+
+    def _say(self, ticket: Ticket, event: Event) -> None:
+        self._ingresses[ticket.ingress].num_sent += 1
+        self._events.append((ticket.ingress, event))
+
+    def _take_events(self) -> list[Addressed]:
+        events, self._events = self._events, []
+        return events

@@ -1,0 +1,85 @@
+"""The gate's socket: CurveZMQ, ROUTER here and one DEALER in each ingress.
+
+As with step frames, a connection needs the gate's public key, which only Serve's handle gives out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Collection
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from serve_app.admission.alarm import Alarm
+from serve_app.admission.messages import Message
+from serve_app.admission.policy import Addressed, Admission
+from serve_app.step_frames import FrameAddress
+
+logger = logging.getLogger(__name__)
+
+# A peer whose machine has gone without a word is noticed after this, in milliseconds.
+HEARTBEAT_MS = 2_000
+# A list of all requests of an ingress, with thousands of them, is below a megabyte.
+MAX_MESSAGE_BYTES = 1 << 24
+
+
+class GateServer:
+    """Runs an `Admission` for those who connect. Must be made in a running event loop."""
+
+    def __init__(self, host: str, admission: Admission) -> None:
+        """Binds a free port of `host`, an address of this machine inside the cluster."""
+        public, secret = zmq.curve_keypair()
+        self._admission = admission
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.LINGER, 0),
+            # A ROUTER drops what is over the mark. Ingresses that do not read fall silent and are forgotten.
+            (zmq.SNDHWM, 0),
+            (zmq.RCVHWM, 0),
+            (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+            (zmq.ROUTER_HANDOVER, 1),
+            (zmq.IPV6, int(":" in host)),
+            (zmq.CURVE_SERVER, 1),
+            (zmq.CURVE_SECRETKEY, secret),
+        ):
+            self._socket.setsockopt(option, value)
+        netloc = f"[{host}]" if ":" in host else host
+        port = self._socket.bind_to_random_port(f"tcp://{netloc}")
+        self.address = FrameAddress(f"tcp://{netloc}:{port}", public)
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+        self._alarm = Alarm(admission.next_tick, lambda: self._send(admission.tick(time.monotonic())))
+        self.task = asyncio.create_task(self._run())
+
+    def set_replicas(self, replicas: Collection[str]) -> None:
+        """Takes note of the engine replicas that are ready."""
+        self._send(self._admission.set_replicas(replicas, time.monotonic()))
+        self._alarm.update()
+
+    async def _run(self) -> None:
+        while True:
+            ingress, *parts = await self._socket.recv_multipart()
+            try:
+                message = self._decoder.decode(b"".join(parts))
+            except msgspec.MsgspecError as error:
+                logger.error("a message was dropped: %s; do all replicas run the same version?", error)
+                continue
+            self._send(self._admission.handle(ingress, message, time.monotonic()))
+            self._alarm.update()
+
+    def _send(self, events: list[Addressed]) -> None:
+        for ingress, event in events:
+            # Without a high-water mark it is sent at once.
+            self._socket.send_multipart([ingress, msgspec.msgpack.encode(event)])
+
+    def close(self) -> None:
+        """Closes the port. Ingresses notice, and decide for themselves until there is another gate."""
+        self.task.cancel()
+        self._alarm.cancel()
+        self._socket.close()
+        self._context.term()

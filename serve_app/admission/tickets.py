@@ -1,0 +1,39 @@
+"""What `Admission` knows: the ingresses, their requests and the sequences of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from serve_app.admission.messages import Tier
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A request."""
+
+    ingress: bytes
+    number: int
+    key: str
+    tier: Tier
+    deadline: float = 0.0
+    sequences: dict[int, Sequence] = field(default_factory=dict)
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """One answer of a request. Without a replica it waits; restored ones have no beginning."""
+
+    ticket: Ticket
+    number: int
+    replica: str | None = None
+    began_at: float | None = None
+
+
+@dataclass(slots=True)
+class Ingress:
+    """An ingress replica, and how many messages have gone between it and us since its `Join`."""
+
+    heard_at: float
+    num_received: int = 1  # its `Join`
+    num_sent: int = 0
+    tickets: dict[int, Ticket] = field(default_factory=dict)

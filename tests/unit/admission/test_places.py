@@ -1,0 +1,156 @@
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from serve_app.admission import places
+from serve_app.admission.places import Place
+from serve_app.errors import OverloadedError
+from serve_app.messages import GenerateRequest
+from serve_app.step_frames import FrameAddress
+
+TIMEOUT_S = 10.0
+
+
+class Owner:
+    """Notes what is released."""
+
+    def __init__(self) -> None:
+        self.released: list[tuple[int, int]] = []
+
+    def release(self, number: int, num_tokens: int) -> None:
+        self.released.append((number, num_tokens))
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(work, TIMEOUT_S))
+
+
+def new_request(request_id: str) -> GenerateRequest:
+    return GenerateRequest(
+        request_id=request_id,
+        prompt_token_ids=[1],
+        sampling_params=b"",
+        reply_to=FrameAddress("tcp://127.0.0.1:1", b""),
+        call=0,
+    )
+
+
+def test_a_place_that_was_granted_is_known_at_once() -> None:
+    async def work() -> None:
+        place = Place(Owner(), 0)
+        replicas = [place.replica]
+        place.grant("a")
+        assert [*replicas, place.replica] == [None, "a"]
+        assert await place.granted() == "a"
+
+    run(work())
+
+
+def test_who_waits_hears_of_it() -> None:
+    async def work() -> None:
+        place = Place(Owner(), 0)
+        waiting = [asyncio.create_task(place.granted()) for _ in range(3)]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+        place.grant("a")
+        assert await asyncio.gather(*waiting) == ["a", "a", "a"]
+
+    run(work())
+
+
+def test_a_place_is_granted_once() -> None:
+    async def work() -> None:
+        place = Place(Owner(), 0)
+        place.grant("a")
+        place.grant("b")
+        place.refuse(OverloadedError("too late"))
+        assert await place.granted() == "a"
+
+    run(work())
+
+
+def test_who_is_refused_gets_the_error() -> None:
+    async def work() -> None:
+        place = Place(Owner(), 0)
+        waiting = asyncio.create_task(place.granted())
+        await asyncio.sleep(0)
+        place.refuse(OverloadedError("the queue is full", 3.0))
+        place.grant("a")
+        with pytest.raises(OverloadedError, match="the queue is full") as caught:
+            await waiting
+        assert caught.value.retry_after_s == 3.0
+        assert place.replica is None
+        with pytest.raises(OverloadedError):
+            await place.granted()
+
+    run(work())
+
+
+def test_one_who_stops_waiting_does_not_end_the_wait_of_another() -> None:
+    """The router and the ingress both wait for it, and either may be cancelled first."""
+
+    async def work() -> None:
+        place = Place(Owner(), 0)
+        leaving, staying = (asyncio.create_task(place.granted()) for _ in range(2))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert place.replica is None
+        place.grant("a")
+        assert await staying == "a"
+
+    run(work())
+
+
+def test_a_place_may_be_waited_for_in_another_threads_event_loop() -> None:
+    async def work() -> None:
+        place, waits = Place(Owner(), 0), threading.Event()
+        found: list[str] = []
+
+        async def wait_there() -> None:
+            asyncio.get_running_loop().call_soon(waits.set)
+            found.append(await asyncio.wait_for(place.granted(), TIMEOUT_S))
+
+        thread = threading.Thread(target=asyncio.run, args=(wait_there(),))
+        thread.start()
+        await asyncio.to_thread(waits.wait, TIMEOUT_S)
+        place.grant("a")
+        await asyncio.to_thread(thread.join, TIMEOUT_S)
+        assert found == ["a"]
+
+    run(work())
+
+
+def test_release_says_which_and_how_much() -> None:
+    owner = Owner()
+    Place(owner, 3).release(77)
+    assert owner.released == [(3, 77)]
+
+
+# --- the router's side ---------------------------------------------------------------------------------
+
+
+def test_the_router_finds_the_place_of_a_call_while_it_lasts() -> None:
+    place, other = Place(Owner(), 0), Place(Owner(), 1)
+    with places.known("r1", place), places.known("r2", other):
+        assert places.find((new_request("r1"),)) is place
+        assert places.find([new_request("r2"), "more"]) is other
+        assert places.find((new_request("r3"),)) is None
+    assert places.find((new_request("r1"),)) is None
+    assert not places._places
+
+
+def test_a_call_that_fails_leaves_no_place_behind() -> None:
+    with pytest.raises(RuntimeError), places.known("r1", Place(Owner(), 0)):
+        raise RuntimeError
+    assert not places._places
+
+
+@pytest.mark.parametrize("arguments", [(), [], ("r1",), (None,), ({"request_id": "r1"},)])
+def test_other_calls_need_no_place(arguments: Any) -> None:
+    with places.known("r1", Place(Owner(), 0)):
+        assert places.find(arguments) is None
