@@ -21,6 +21,7 @@ from serve_app.config import AppConfig
 from serve_app.errors import IngressBlockedError
 from serve_app.frame_sockets import FrameLink, FrameSender
 from serve_app.messages import GenerateRequest
+from serve_app.stall import TokenWatch, leave_if_stalled
 from serve_app.timed_answers import Answer, Output, Vocabulary, encode, merge
 
 RECORD_BUFFER_BYTES = 1 << 20
@@ -42,6 +43,10 @@ class TimedEngine:
         self._waiting: deque[_Request] = deque()
         self._running: dict[_Request, None] = {}  # in the order in which they began
         self._prefill_end = 0.0
+        self._watch = TokenWatch()
+        self._stall_timeout_s = config.engine.stall_timeout_s
+        self._can_step = asyncio.Event()
+        self._can_step.set()
         self._stepper: asyncio.Task[None] | None = None
 
     async def generate(self, request: GenerateRequest) -> int:
@@ -50,11 +55,13 @@ class TimedEngine:
         link = self._sender.open(request.reply_to)
         ours = _Request(request, answer, link)
         self._waiting.append(ours)
+        self._watch.begin()
         if self._stepper is None:
             self._stepper = asyncio.create_task(self._run())
         try:
             await ours.done
         finally:
+            self._watch.end()
             self._running.pop(ours, None)
             with contextlib.suppress(ValueError):
                 self._waiting.remove(ours)
@@ -70,6 +77,7 @@ class TimedEngine:
         self._clock.resume()
         while self._waiting or self._running:
             await self._clock.wait()
+            await self._can_step.wait()
             self._step()
         self._stepper = None
 
@@ -96,6 +104,7 @@ class TimedEngine:
                 request.emissions += (now_ns, answer.position - position)
             if answer.is_complete:
                 ended.append(request)
+            self._watch.token()
         self._sender.flush()
         for request in ended:
             request.end()
@@ -115,8 +124,13 @@ class TimedEngine:
         """How many steps were made while there were requests, and how many were left out for being late."""
         return self._clock.num_steps, self._clock.num_skipped
 
+    async def hang(self) -> None:
+        """Makes no step any more, as an engine whose GPU does not answer. For tests of what then happens."""
+        self._can_step.clear()
+
     async def check_health(self) -> None:
         """Serve calls this; raising makes it replace the replica."""
+        leave_if_stalled(self._watch, self._stall_timeout_s, self.close)
         if self._stepper and self._stepper.done():
             self._stepper.result()
 

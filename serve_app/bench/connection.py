@@ -66,9 +66,12 @@ class Connection(asyncio.Protocol):
             self._end(MALFORMED, f"not HTTP: {error}")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Only how the body ends matters."""
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+        """How the body ends, and when to come back."""
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
             self._is_delimited = True
+        elif name == b"retry-after" and self._raw is not None:
+            self._raw.retry_after = value
 
     def on_headers_complete(self) -> None:
         """The status is known."""

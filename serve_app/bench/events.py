@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from itertools import accumulate
 from typing import Any
 
@@ -64,6 +65,9 @@ def read(raw: Raw) -> Exchange:
     content = b"".join(raw.pieces)
     if raw.status != 200 and raw.failure is None:
         exchange.error, exchange.message = _refusal(raw.status, content)
+        if raw.retry_after is not None:
+            with suppress(ValueError):
+                exchange.retry_after_s = float(raw.retry_after)
     elif content.lstrip()[:1] == b"{":
         _read_document(exchange, raw, content)
     elif raw.status == 200:

@@ -29,6 +29,7 @@ class Raw:
     is_complete: bool = False
     failure: str | None = None
     message: str | None = None
+    retry_after: bytes | None = None
     stamps: list[int] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
 
@@ -40,6 +41,7 @@ class Exchange:
     `start_ns` is when the request was due, which in a closed loop is when it was sent. The arrays have one
     entry for each receipt that brought content: when, how many characters, how many events. `error` is the
     kind of failure, None for a complete answer. Token counts are the service's, None where it gave none.
+    `retry_after_s` is what a refusal says in `Retry-After`, None where that is missing or no number.
     """
 
     request_id: str
@@ -53,6 +55,7 @@ class Exchange:
     finish_reason: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    retry_after_s: float | None = None
     arrivals_ns: Numbers = field(default_factory=lambda: NO_NUMBERS)
     num_chars: Numbers = field(default_factory=lambda: NO_NUMBERS)
     num_events: Numbers = field(default_factory=lambda: NO_NUMBERS)
