@@ -20,6 +20,7 @@ MODEL = "gpt-oss-demo"
 # Three minutes is what a start may take on two idle cores; the rest is for a busy machine.
 START_TIMEOUT_S = 600
 STOP_TIMEOUT_S = 120
+LOAD_TIMEOUT_S = 180
 
 
 @dataclass(frozen=True)
@@ -94,3 +95,26 @@ def running(command: list[str], environment: Mapping[str, str], log: Path) -> It
         yield service
     finally:
         stop(process)
+
+
+@contextlib.contextmanager
+def connected(service: Service) -> Iterator[None]:
+    """This process talks to the service's Ray, too."""
+    import ray
+
+    ray.init(address=service.ray_address, namespace="serve", log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def wait_for_load(num_running: int, num_waiting: int) -> None:
+    """Until so many sequences have their place in an engine, and so many wait for theirs."""
+    from ray import serve
+
+    gate = serve.get_deployment_handle("Gate", "gpt-oss")
+    deadline = time.monotonic() + LOAD_TIMEOUT_S
+    while (load := gate.load.remote().result(timeout_s=LOAD_TIMEOUT_S)) != (num_running, num_waiting):
+        assert time.monotonic() < deadline, load
+        time.sleep(0.02)
