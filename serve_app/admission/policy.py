@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from heapq import heappop, heappush
 from itertools import count
@@ -32,6 +33,8 @@ from serve_app.admission.rules import Rules
 from serve_app.admission.service_time import MIN_RETRY_AFTER_S, Appointments, ServiceTime
 from serve_app.admission.slots import Slots
 from serve_app.admission.tickets import Ingress, Sequence, Ticket
+
+logger = logging.getLogger("ray.serve")
 
 # An ingress that has said nothing for this long is taken for dead. It pings ten times in between.
 SILENCE_S = 10.0
@@ -131,6 +134,12 @@ class Admission:
         """Refuses those whose time is up, and forgets ingresses that have fallen silent."""
         for ingress, known in list(self._ingresses.items()):
             if now - known.heard_at >= SILENCE_S:
+                logger.warning(
+                    "an ingress has been silent for %g s: its %d requests are taken for lost, and their "
+                    "places given to others; if it lives, look at its CPU and at the network to it",
+                    SILENCE_S,
+                    len(known.tickets),
+                )
                 self._forget(ingress, now)
         while (ticket := self._next_to_go()) and now >= ticket.deadline:
             reason = Reason.WAITED_TOO_LONG if self._slots.replicas else Reason.NO_ENGINE

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection
 
 import msgspec
@@ -15,16 +16,18 @@ import zmq
 import zmq.asyncio
 
 from serve_app.admission.alarm import Alarm
-from serve_app.admission.messages import Message
+from serve_app.admission.messages import Message, Reason, Refused
 from serve_app.admission.policy import Addressed, Admission
 from serve_app.step_frames import FrameAddress
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.serve")
 
 # A peer whose machine has gone without a word is noticed after this, in milliseconds.
 HEARTBEAT_MS = 2_000
 # A list of all requests of an ingress, with thousands of them, is below a megabyte.
 MAX_MESSAGE_BYTES = 1 << 24
+# How often the log says that requests are refused.
+REPORT_S = 10.0
 
 
 class GateServer:
@@ -52,6 +55,8 @@ class GateServer:
         netloc = f"[{host}]" if ":" in host else host
         port = self._socket.bind_to_random_port(f"tcp://{netloc}")
         self.address = FrameAddress(f"tcp://{netloc}:{port}", public)
+        self._refused: Counter[Reason] = Counter()
+        self._say_refused_at = 0.0
         self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
         self._alarm = Alarm(admission.next_tick, lambda: self._send(admission.tick(time.monotonic())))
         self.task = asyncio.create_task(self._run())
@@ -74,8 +79,27 @@ class GateServer:
 
     def _send(self, events: list[Addressed]) -> None:
         for ingress, event in events:
+            if isinstance(event, Refused):
+                self._note(event)
             # Without a high-water mark it is sent at once.
             self._socket.send_multipart([ingress, msgspec.msgpack.encode(event)])
+
+    def _note(self, event: Refused) -> None:
+        """One line for all refusals of a while."""
+        self._refused[event.reason] += 1
+        now = time.monotonic()
+        if now < self._say_refused_at:
+            return
+        self._say_refused_at = now + REPORT_S
+        counts = ", ".join(f"{reason.name} {number}" for reason, number in self._refused.items())
+        self._refused.clear()
+        logger.warning(
+            "requests were refused since the last such line: %s (%d run, %d wait). More engines "
+            "(engine.max_replicas) help where the queue is full, and `serve status` where there is no engine",
+            counts,
+            self._admission.num_running,
+            self._admission.num_waiting,
+        )
 
     def close(self) -> None:
         """Closes the port. Ingresses notice, and decide for themselves until there is another gate."""
