@@ -7,6 +7,7 @@ from typing import Any
 from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
+from ray.serve._private.utils import generate_request_id
 
 # By module, not by name: Serve pickles the router's class by value, together with the globals it uses, and
 # the registries must be the process's own.
@@ -39,6 +40,10 @@ class EngineRouter(RequestRouter):
     async def _choose_replica_for_request(
         self, pending_request: PendingRequest, *, is_retry: bool = False
     ) -> RunningReplica:
+        if not is_retry:
+            # All calls of an HTTP request (n > 1) have its id, and the router knows those that wait by it: of
+            # several it would route one.
+            pending_request.metadata.internal_request_id = generate_request_id()
         # Serve counts a request as queued around this. One that is refused is cancelled by its caller.
         if place := places.find(pending_request.args):
             await place.granted()

@@ -30,9 +30,11 @@ def stream(service: Service) -> list[str]:
 
 
 def test_open_streams_are_finished_before_it_ends(service: Service) -> None:
-    with connected(service), ThreadPoolExecutor(NUM_STREAMS) as pool:
-        streams = [pool.submit(stream, service) for _ in range(NUM_STREAMS)]
-        wait_for_load(NUM_STREAMS, 0)
+    with ThreadPoolExecutor(NUM_STREAMS) as pool:
+        # Connected no longer than that: Ray ends a process that is when it goes.
+        with connected(service):
+            streams = [pool.submit(stream, service) for _ in range(NUM_STREAMS)]
+            wait_for_load(NUM_STREAMS, 0)
         service.process.terminate()
         ends = [future.result()[-2:] for future in streams]
     for usage, done in ends:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from ray.serve.context import _get_global_client
 
 from tests.services import ROOT, Service, wait_for_load
@@ -119,6 +120,8 @@ def test_the_end(service: Service) -> None:
     """Stopping the service waits for open streams, longer than the half minute that Serve would."""
     with clients(service, 2, int(34 * TOKENS_PER_S)) as stop:
         wait_for_load(2, 0)
+        # Ray ends a process that is connected when it goes.
+        ray.shutdown()
         service.process.terminate()
         answers = stop()
     assert {answer.is_good for answer in answers} == {True}
