@@ -117,33 +117,26 @@ def app() -> ModuleType:
         return importlib.import_module("serve_app.app")
 
 
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
-    """Ray Serve's logger, which passes nothing on to the root once Serve has set it up."""
-    monkeypatch.setattr(logging.getLogger("ray.serve"), "propagate", True)
-    return caplog
-
-
 def test_build_warns_once_of_each(
-    app: ModuleType, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(HA_PROXY, "0")
     monkeypatch.setenv(THROUGHPUT_OPTIMIZED, "1")
     app.build(config(speculator=None))
-    warned = [record.getMessage() for record in log.records if record.levelno == logging.WARNING]
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warned == [str(path) for path in missing(config(speculator=None), {THROUGHPUT_OPTIMIZED: "1"})]
     assert len(warned) == 2
 
 
 def test_build_says_nothing_where_nothing_is_missing(
-    app: ModuleType, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for variable in SWITCHES:
         monkeypatch.setenv(variable, "1")
     app.build(config())
     monkeypatch.setenv(HA_PROXY, "0")
     app.build(read_config(CONFIGS / "local.yaml"))
-    assert not log.records
+    assert not caplog.records
 
 
 def test_the_plan_notes_them(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pytest
 
-from serve_app import stall
 from serve_app.stall import MAX_GAP_S, TokenWatch, leave_if_stalled
 
 
@@ -102,7 +101,6 @@ def test_a_stall_kills_and_leaves(
         raise Left
 
     monkeypatch.setattr(os, "_exit", leave)
-    monkeypatch.setattr(stall.logger, "propagate", True)  # Ray's logger, once Ray is imported
     watch.begin()
     watch.begin()
     pass_time(58)

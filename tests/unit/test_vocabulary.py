@@ -121,7 +121,6 @@ def test_a_model_with_another_tokenizer_is_reported(
 ) -> None:
     monkeypatch.setattr(vocabulary, "CACHE", tmp_path / "cache")
     monkeypatch.setenv(VARIABLE, "")
-    monkeypatch.setattr(vocabulary.logger, "propagate", True)
     (tmp_path / "tokenizer.json").write_text("{}")
     install(tmp_path)
     assert "is no byte-level tokenizer" in caplog.text
