@@ -99,11 +99,13 @@ def running(command: list[str], environment: Mapping[str, str], log: Path) -> It
 
 @contextlib.contextmanager
 def connected(service: Service) -> Iterator[None]:
-    """This process talks to the service's Ray, too."""
+    """This process talks to the service's Ray, too, from when the service is idle."""
     import ray
 
     ray.init(address=service.ray_address, namespace="serve", log_to_driver=False)
     try:
+        # The first call imports and sets up much, which takes longer than an answer where engines are busy.
+        wait_for_load(0, 0)
         yield
     finally:
         ray.shutdown()
