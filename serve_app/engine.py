@@ -53,7 +53,7 @@ class Engine:
                         config.engine.max_concurrent_requests, config.num_draft_tokens
                     )
             with start.phase(timeline.WARM_UP):
-                await self._engine.warm_up(warm_up.plan(config), warm_up.routing_lengths(config))
+                await self._engine.warm_up(warm_up.plan(config))
         freeze_gc_heap()  # see the ingress
         logger.info("%s", starts.read(start.path) or "ready")
         self._cache.publish()

@@ -23,7 +23,7 @@ class GraphsMissingError(Exception):
 
 
 class GraphReport:
-    """A part of `WorkerExtension`."""
+    """Mixed into vLLM's worker (`worker_extension_cls`), whose methods the replica calls by name."""
 
     model_runner: Any
     vllm_config: Any

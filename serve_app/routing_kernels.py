@@ -1,85 +1,71 @@
-"""Compiles the routing of steps of all lengths, in the worker, where the compiled kernels are kept.
+"""Routing of tokens to experts, compiled once and not anew for each length of a step.
 
-Whole steps would do it too: some 500 of up to 8,192 tokens, each to have two small kernels compiled. So the
-routing is called alone, as the model calls it (`triton_kernel_moe_forward`), and on several threads, since
-much of a compilation is outside of Python. Nothing here touches the scheduler, the KV cache or the weights.
+Two kernels of vLLM 0.29's `triton_kernels` have the stride of a matrix of bits as a constant, and that stride
+is the tokens of the step, rounded up to 32. So Triton compiles both for every 32 tokens that a step may be
+longer, in front of whoever sends the first prompt of that length: 992 versions up to 8,192 tokens, and all
+of them before the replica is ready took 179 s of an H100's host (benchmarks/results/capacity_gpu.json). As
+an ordinary integer the stride costs one multiplication. vLLM replaces kernels of the same package itself
+(`_patch_legacy_routing_for_nonpow2_topk`).
 """
 
 from __future__ import annotations
 
 import importlib
-import os
-import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import logging
+from types import FunctionType
 from typing import Any
 
-MAX_THREADS = 8
-# Compiled on one thread, so that all threads find what does not differ.
-NUM_FIRST = 4
+logger = logging.getLogger(__name__)
+
+# Module, kernel, and the constant that follows from the length of a step.
+KERNELS = (
+    ("triton_kernels.topk", "_topk_forward", "stride_rn"),
+    ("triton_kernels.reduction_details.reduce_bitmatrix", "_sum_bitmatrix_rows", "stride_bn"),
+)
 
 
-class RoutingKernels:
-    """A part of `WorkerExtension`."""
-
-    model_runner: Any
-    vllm_config: Any
-    device: Any
-
-    def compile_routing(self, lengths: Sequence[int]) -> dict[str, Any]:
-        """Routes as many tokens as each of `lengths` says. Returns plain data: how many, or why not."""
-        begun = time.perf_counter()
-        if reason := _not_needed(self.model_runner.model, self.device.type):
-            return {"lengths": 0, "reason": reason}
-        import torch
-
-        routing = importlib.import_module("triton_kernels.routing").routing
-        model = self.vllm_config.model_config
-        experts, chosen = model.hf_text_config.num_local_experts, model.hf_text_config.num_experts_per_tok
-
-        def route(length: int) -> None:
-            torch.cuda.set_device(self.device)
-            with torch.inference_mode():
-                logits = torch.zeros((length, experts), dtype=model.dtype, device=self.device)
-                routing(logits, chosen, sm_first=False)
-
-        failed: list[int] = []
-
-        def try_to_route(length: int) -> None:
-            try:
-                route(length)
-            except Exception:  # again, and alone
-                failed.append(length)
-
-        for length in lengths[:NUM_FIRST]:
-            route(length)
-        threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(try_to_route, lengths[NUM_FIRST:]))
-        for length in failed:
-            route(length)
-        torch.cuda.synchronize(self.device)
-        return {
-            "lengths": len(lengths),
-            "again": len(failed),
-            "threads": threads,
-            "seconds": round(time.perf_counter() - begun, 2),
-        }
+def install() -> None:
+    """Replaces the kernels in this process, which must be able to import `triton_kernels`."""
+    for module, kernel, constant in KERNELS:
+        try:
+            replace(importlib.import_module(module), kernel, constant)
+        except (ImportError, AttributeError, ValueError) as error:
+            # Other releases have other kernels. The engine runs, as vLLM alone would.
+            logger.warning(
+                "%s.%s is not the kernel that is known here (%s): prompts of new lengths will wait for "
+                "kernels to be compiled. Use the triton_kernels that come with vLLM 0.29",
+                module,
+                kernel,
+                error,
+            )
 
 
-def _not_needed(model: Any, device: str) -> str:
-    """Why the model does not route with these kernels, or nothing."""
-    if device != "cuda":
-        return "no GPU"
-    try:
-        from vllm.model_executor.layers.fused_moe.experts import gpt_oss_triton_kernels_moe as kernels
-        from vllm.model_executor.layers.fused_moe.oracle.mxfp4 import TRITON_BACKENDS
-    except ImportError as error:
-        return str(error)
-    if not kernels.use_legacy_triton_kernels:
-        return "other triton_kernels than vLLM's own"
-    methods: list[Any] = [getattr(module, "quant_method", None) for module in model.modules()]
-    backends = {method.mxfp4_backend for method in methods if hasattr(method, "mxfp4_backend")}
-    if backends and not backends & set(TRITON_BACKENDS):
-        return f"the experts run on {', '.join(sorted(str(backend) for backend in backends))}"
-    return ""
+def replace(module: Any, kernel: str, constant: str) -> None:
+    """Puts a version of a kernel into its module for which `constant` is an ordinary integer.
+
+    Raises `AttributeError` when there is no such kernel, `ValueError` when it has no such constant.
+    """
+    setattr(module, kernel, with_integer(getattr(module, kernel), constant))
+
+
+def with_integer(kernel: Any, constant: str) -> Any:
+    """Returns the Triton kernel compiled once for all values of `constant`, as far as Triton can.
+
+    What it computes is the same. Raises `ValueError` when the kernel has no constant of this name.
+    """
+    import triton
+
+    if not any(one.name == constant and one.is_constexpr for one in kernel.params):
+        raise ValueError(f"it has no constant {constant}")
+    function = kernel.fn
+    # Triton takes constants from the annotations and the rest from the source, which the copy shares.
+    copy = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
+    copy.__annotations__ = {name: kind for name, kind in function.__annotations__.items() if name != constant}
+    return triton.jit(copy)

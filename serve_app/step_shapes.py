@@ -3,15 +3,15 @@
 Steps above the largest CUDA graph are launched kernel by kernel. Triton compiles a kernel anew for each value
 of its constants, and for integers that are 1, multiples of 16, or neither. In vLLM's `triton_kernels`:
 
-- `_topk_forward` and `_sum_bitmatrix_rows` have the tokens, rounded up to 32, as a constant (the stride of
-  the bitmatrix), and the tokens themselves as an integer: two versions of each for every 32 tokens.
-- The rest of the routing, and the two matrix products, have integers and a block size that follow from the
-  tokens: some 30 versions for all lengths.
+- Two kernels of the routing have the tokens, rounded up to 32, as a constant: `routing_kernels` makes an
+  integer of it.
+- The routing and the two matrix products then have integers and a block size that follow from the tokens:
+  some 30 versions for all lengths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterator
 
 # Rows of the bitmatrix go by 32.
 ROWS = 32
@@ -19,40 +19,23 @@ ROWS = 32
 EXPERTS, EXPERTS_PER_TOKEN = (32, 128), 4
 
 
-def routing_lengths(above: int, most: int) -> list[int]:
-    """Returns lengths above `above`, up to `most`, that together need all versions of the routing."""
-    found: list[int] = []
-    for padded in range(ROWS * (above // ROWS + 1), most + ROWS, ROWS):
-        lengths = range(min(padded, most), max(padded - ROWS, above), -1)
-        found += _needed(lengths, lambda length: [_kind(length)])
-    return sorted(found)
-
-
 def prefill_lengths(above: int, most: int) -> list[int]:
-    """Returns lengths that together need all versions of the other kernels, the shortest that do."""
-    lengths = range(above + 1, most + 1)
-    return sorted(
-        _needed(lengths, lambda n: (kind for experts in EXPERTS for kind in other_kinds(n, experts)))
-    )
-
-
-def _needed(lengths: Iterable[int], kinds: Callable[[int], Iterable[Hashable]]) -> Iterator[int]:
+    """Returns lengths above `above`, up to `most`, that together need all versions, the shortest that do."""
     known: set[Hashable] = set()
-    for length in lengths:
-        if new := set(kinds(length)) - known:
+    found = []
+    for length in range(above + 1, most + 1):
+        if new := {kind for experts in EXPERTS for kind in kinds(length, experts)} - known:
             known |= new
-            yield length
+            found.append(length)
+    return found
 
 
-def routing_kind(length: int) -> Hashable:
-    """Returns what tells `_topk_forward` and `_sum_bitmatrix_rows` apart."""
-    return -(-length // ROWS), _kind(length)
-
-
-def other_kinds(length: int, experts: int) -> Iterator[Hashable]:
-    """Yields the versions of all other kernels of the experts that a step takes."""
+def kinds(length: int, experts: int) -> Iterator[Hashable]:
+    """Yields the versions of all kernels of the experts that a step takes."""
     pairs = length * EXPERTS_PER_TOKEN
     partial_sums = 4 * -(-length // 128)
+    yield "_topk_forward", _kind(length)
+    yield "_sum_bitmatrix_rows", _kind(length), _kind(partial_sums)
     yield "_combined_routing_memset", _kind(2 * pairs), _kind(-(-length // ROWS)), _kind(partial_sums)
     yield "_combined_routing_compute", _kind(length), _kind(partial_sums)
     # `make_default_opt_flags_nvidia`, and `RoutingData.n_blocks`.

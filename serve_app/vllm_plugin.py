@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from serve_app import routing_kernels
 from serve_app.staging import engine_phases, timeline
 
 
@@ -23,11 +24,15 @@ def install() -> None:
         return
     threading.Thread(target=_leave_with, args=(parent,), name="leave-with-parent", daemon=True).start()
     from vllm.platforms import current_platform
+    from vllm.utils.import_utils import has_triton_kernels
 
     if path := os.environ.get(timeline.VARIABLE):
         from vllm.v1.worker.worker_base import WorkerWrapperBase
 
         engine_phases.watch(WorkerWrapperBase, Path(path))
+    # The question also gives vLLM's own copy the name `triton_kernels`.
+    if current_platform.is_cuda() and has_triton_kernels():
+        routing_kernels.install()
     if current_platform.is_cpu():
         _repair_sampling_under_speculation()
         torch.Generator = Generator  # type: ignore[misc]

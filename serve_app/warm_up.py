@@ -116,24 +116,13 @@ def plan(config: AppConfig) -> list[Round]:
     return list(rounds.full())
 
 
-def routing_lengths(config: AppConfig) -> list[int]:
-    """Returns the lengths of steps whose routing is compiled before the rounds: none where these are few."""
-    if not (config.engine.warm_up and config.engine.has_graphs):
-        return []
-    return step_shapes.routing_lengths(_largest_graph(config), config.engine.batched_tokens)
-
-
-def _largest_graph(config: AppConfig) -> int:
-    return max(capture_sizes(config.engine.max_concurrent_requests, config.num_draft_tokens))
-
-
 class _Rounds:
     def __init__(self, config: AppConfig) -> None:
         engine = config.engine
         self._most = engine.max_concurrent_requests
         self._step_tokens = engine.batched_tokens
         self._max_len = engine.max_model_len
-        self._largest_graph = _largest_graph(config)
+        self._largest_graph = max(capture_sizes(self._most, config.num_draft_tokens))
         self._tokens = tokens_per_request(config.num_draft_tokens)
         limit = engine.engine_overrides.get("max_logprobs", MAX_LOGPROBS)
         self._features = {

@@ -54,7 +54,7 @@ async def serve(spec: dict[str, Any], results: TextIO) -> None:
         rounds = warm_up.plan(config)
         with start.phase(timeline.WARM_UP):
             warm_up_begun = time.perf_counter()
-            await engine.warm_up(rounds, warm_up.routing_lengths(config))
+            await engine.warm_up(rounds)
             found["warm_up_s"] = round(time.perf_counter() - warm_up_begun, 2)
     found |= {"ready_s": round(time.perf_counter() - begun, 1), "warm_up_rounds": len(rounds)}
     if known := starts.read(start.path):

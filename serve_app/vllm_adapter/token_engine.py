@@ -24,10 +24,11 @@ from serve_app.frame_sockets import FrameLink, FrameSender
 from serve_app.messages import GenerateRequest
 from serve_app.stall import TokenWatch
 from serve_app.vllm_adapter import wire
-from serve_app.vllm_adapter.warming import compile_routing, warm_up
+from serve_app.vllm_adapter.warming import warm_up
 from serve_app.warm_up import Round
 
-WORKER_EXTENSION = "serve_app.worker_extension.WorkerExtension"
+# What can be called by name in vLLM's workers.
+WORKER_EXTENSION = "serve_app.graph_report.GraphReport"
 
 
 @dataclass(slots=True)
@@ -150,13 +151,8 @@ class TokenEngine:
         for report in await self.llm.collective_rpc("report_graphs"):
             graph_report.check(report, max_concurrent_requests, num_draft_tokens)
 
-    async def warm_up(self, rounds: Sequence[Round], routing_lengths: Sequence[int] = ()) -> None:
-        """Compiles the routing of steps of these lengths, then generates the rounds and throws them away.
-
-        Raises what fails: the start must fail with it.
-        """
-        if routing_lengths:
-            await compile_routing(self.llm, routing_lengths)
+    async def warm_up(self, rounds: Sequence[Round]) -> None:
+        """Generates the rounds and throws them away. Raises what fails: the start must fail with it."""
         await warm_up(self.llm, rounds)
 
     @property

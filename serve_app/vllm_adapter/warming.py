@@ -57,12 +57,6 @@ async def warm_up(llm: AsyncLLM, rounds: Sequence[Round]) -> list[str]:
     return list(refused)
 
 
-async def compile_routing(llm: AsyncLLM, lengths: Sequence[int]) -> None:
-    """Has all workers compile the routing of steps of these lengths, and logs what they say."""
-    for report in await llm.collective_rpc("compile_routing", args=(list(lengths),)):
-        logger.info("warm-up: routing: %s", report)
-
-
 async def _generate(llm: AsyncLLM, request: WarmUpRequest, request_id: str, refused: dict[str, str]) -> None:
     sampling = dict(request.sampling)
     structured = sampling.pop("structured_outputs", None)

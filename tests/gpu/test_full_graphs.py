@@ -1,17 +1,24 @@
-"""A full decode batch runs in a full CUDA graph, seen in vLLM's own model runner, with draft tokens."""
+"""A full decode batch runs in a full CUDA graph, seen in vLLM's own model runner, with draft tokens.
+
+The model is four layers of gpt-oss-20b at full width, so that all kernels are those of the whole one.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serve_app.capacity import batch_sizes
 from serve_app.config import AppConfig
-from serve_app.demo import CACHE, MODEL_NAME, SPECULATOR_NAME
-from serve_app.demo.unfolding import unfold
+from serve_app.demo import CACHE, VOCABULARY_NAME
+from serve_app.demo.unfolding import VOCABULARY_FILE, unfold
 from serve_app.engine_arguments import engine_arguments
+from tests.services import ROOT
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 
@@ -20,20 +27,29 @@ NUM_REQUESTS, NUM_DRAFT_TOKENS = 50, 3
 NUM_TOKENS = 200
 
 
-def config() -> AppConfig:
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    """A folder with model and speculator: 4 GB that follow a chain of words."""
+    unfold(CACHE)
+    vocabulary = CACHE / VOCABULARY_NAME / VOCABULARY_FILE
+    command = [sys.executable, "-m", "benchmarks.serving.weights", str(tmp_path), str(vocabulary)]
+    subprocess.run([*command, "--layers", "4"], cwd=ROOT, check=True)
+    return tmp_path
+
+
+def config(checkpoints: Path) -> AppConfig:
     engine = {
         "max_concurrent_requests": NUM_REQUESTS,
         "max_model_len": 4096,
-        "kv_cache_dtype": "auto",
         "gpu_memory_utilization": 0.3,
         "kv_cache_memory_bytes": 1 << 30,
         "accelerator_type": None,
     }
     return AppConfig.model_validate(
         {
-            "model": {"id": "gpt-oss-demo", "source": f"file:{CACHE / MODEL_NAME}"},
+            "model": {"id": "openai/gpt-oss-20b", "source": f"file:{checkpoints / 'gpt-oss-20b'}"},
             "speculator": {
-                "source": f"file:{CACHE / SPECULATOR_NAME}",
+                "source": f"file:{checkpoints / 'gpt-oss-20b-eagle3'}",
                 "num_draft_tokens": NUM_DRAFT_TOKENS,
             },
             "engine": engine,
@@ -41,15 +57,16 @@ def config() -> AppConfig:
     )
 
 
-async def run() -> tuple[dict[str, Any], dict[str, Any]]:
+async def run(config: AppConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the report that the engine checks, and what ran under full load."""
     from vllm import SamplingParams
     from vllm.inputs.engine import tokens_input
 
     from serve_app.vllm_adapter import TokenEngine
 
-    unfold(CACHE)
-    arguments = engine_arguments(config(), str(CACHE / MODEL_NAME), str(CACHE / SPECULATOR_NAME))
+    assert config.speculator
+    paths = [source.removeprefix("file:") for source in (config.model.source, config.speculator.source)]
+    arguments = engine_arguments(config, *paths)
     arguments |= {"worker_extension_cls": "tests.gpu.graph_runs.GraphRuns"}
     engine = TokenEngine(arguments)
     try:
@@ -70,8 +87,8 @@ async def run() -> tuple[dict[str, Any], dict[str, Any]]:
         engine.shutdown()
 
 
-def test_a_full_batch_runs_in_a_full_graph() -> None:
-    report, runs = asyncio.run(run())
+def test_a_full_batch_runs_in_a_full_graph(checkpoints: Path) -> None:
+    report, runs = asyncio.run(run(config(checkpoints)))
     assert set(report["batches"]) == {"FULL"}
     assert set(report["drafts"]) == {"FULL"}
     tokens = 1 + NUM_DRAFT_TOKENS

@@ -7,7 +7,7 @@ import pytest
 from serve_app import step_shapes
 from serve_app.capacity import batch_sizes, capture_sizes
 from serve_app.config import AppConfig
-from serve_app.warm_up import FEATURES, NOT_WITH_DRAFTS, Round, WarmUpRequest, plan, routing_lengths
+from serve_app.warm_up import FEATURES, NOT_WITH_DRAFTS, Round, WarmUpRequest, plan
 
 SPECULATOR = {"source": "hf:a/b", "num_draft_tokens": 3}
 
@@ -47,34 +47,16 @@ def test_rounds_of_a_phase_follow_each_other() -> None:
     assert len(phases) == len(set(phases)) == 6
 
 
-@pytest.mark.parametrize("most", [1, 16, 64, 1024])
-@pytest.mark.parametrize("drafts", [0, 3])
-def test_routing_of_all_steps_without_a_graph_is_compiled(most: int, drafts: int) -> None:
-    speculator = {"source": "hf:a/b", "num_draft_tokens": drafts} if drafts else None
-    made = config(speculator, max_concurrent_requests=most)
-    first = max(capture_sizes(most, drafts)) + 1
-    lengths = routing_lengths(made)
-    everything = range(first, made.engine.batched_tokens + 1)
-    assert {step_shapes.routing_kind(n) for n in lengths} == {step_shapes.routing_kind(n) for n in everything}
-    assert len(lengths) == len({step_shapes.routing_kind(n) for n in lengths}) <= 512
-    assert set(lengths) <= set(everything)
-
-
 @pytest.mark.parametrize("most", [1, 16, 64, 512])
 @pytest.mark.parametrize("experts", [32, 128])
-def test_prefills_run_all_other_kernels_of_the_experts(most: int, experts: int) -> None:
+def test_prefills_run_all_kernels_of_the_experts(most: int, experts: int) -> None:
     def kinds(lengths: Iterable[int]) -> set[Any]:
-        return {kind for length in lengths for kind in step_shapes.other_kinds(length, experts)}
+        return {kind for length in lengths for kind in step_shapes.kinds(length, experts)}
 
     lengths = {one.requests[0].prompt_tokens for one in rounds(max_concurrent_requests=most) if alone(one)}
     first = max(capture_sizes(most, 3)) + 1
     assert kinds(range(first, 8193)) <= kinds(lengths)
     assert len(lengths) < 50
-
-
-def test_no_routing_is_compiled_where_the_plan_is_short() -> None:
-    for engine in ({"num_gpus": 0}, {"fast_boot": True}, {"warm_up": False}):
-        assert routing_lengths(config(**engine)) == []
 
 
 def test_every_feature_alone_and_in_a_full_batch() -> None:

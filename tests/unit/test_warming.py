@@ -78,30 +78,6 @@ def test_what_vllm_refuses_no_user_can_ask_for(monkeypatch: pytest.MonkeyPatch) 
     assert lines[-1] == "warm-up: vLLM refuses {'temperature': 1.0, 'top_p': 0.9}: not supported"
 
 
-def test_workers_are_asked_for_the_routing_and_the_log_has_what_they_say(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from serve_app.vllm_adapter import warming
-
-    asked: list[Any] = []
-    lines: list[str] = []
-
-    class Workers:
-        async def collective_rpc(self, name: str, args: tuple[Any, ...]) -> list[Any]:
-            asked.append((name, args))
-            return [{"lengths": 0, "reason": "no GPU"}]
-
-    class Logger:
-        def info(self, text: str, *values: Any) -> None:
-            lines.append(text % values)
-
-    monkeypatch.setattr(warming, "logger", Logger())
-    workers: Any = Workers()
-    asyncio.run(warming.compile_routing(workers, (257, 288)))
-    assert asked == [("compile_routing", ([257, 288],))]
-    assert lines == ["warm-up: routing: {'lengths': 0, 'reason': 'no GPU'}"]
-
-
 def test_a_failing_round_fails_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="the engine died"):
         run(Llm(RuntimeError("the engine died")), monkeypatch)
