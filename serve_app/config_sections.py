@@ -212,14 +212,14 @@ class EngineConfig(Section):
         description="generate what users may ask for before the replica is ready, so that nothing is "
         "compiled in front of them; false only to measure what it saves",
     )
-    # Between two tokens lies a step, some 10 ms, or prefill: the longest prompt, 131,072 tokens in steps of
-    # 1,024, takes seconds. So do kernels that are compiled on the way.
     # What each of 64 concurrent requests was measured to get: 2,339 to 2,635 tokens/s in all (20B, H100).
     min_tokens_per_second: float = Field(
         default=36.5,
         gt=0,
         description="tokens a second of one request when the engine is full; the drain follows from it",
     )
+    # Between two tokens lies a step, some 10 ms, or prefill: the longest prompt, 131,072 tokens in steps of
+    # 1,024, takes seconds. So do kernels that are compiled on the way.
     stall_timeout_s: float = Field(
         default=60,
         ge=1,
