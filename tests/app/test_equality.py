@@ -19,7 +19,7 @@ from serve_app.config import read_config
 from serve_app.engine_arguments import engine_arguments
 from tests.services import MODEL, ROOT, Service, running
 
-pytestmark = [pytest.mark.app, pytest.mark.engine]
+pytestmark = pytest.mark.app
 
 # Of the request, the machine or the moment, in any place of an answer.
 VOLATILE = {
