@@ -17,12 +17,22 @@ from tests.services import START_TIMEOUT_S, Service
 
 pytestmark = pytest.mark.app
 
+KILL_TIMEOUT_S = 20
+
 
 def lives(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that live on. Who has been killed takes its time to give its memory back."""
+    deadline = time.monotonic() + KILL_TIMEOUT_S
+    while (left := [one for one in processes if lives(one)]) and time.monotonic() < deadline:
+        time.sleep(0.05)  # they are not children of this process, which hears nothing of their end
+    return left
 
 
 def test_a_replica_whose_engine_hangs_is_replaced(service: Service) -> None:
@@ -42,7 +52,7 @@ def test_a_replica_whose_engine_hangs_is_replaced(service: Service) -> None:
             ends = [answer.result() for answer in answers]
         finally:
             # Nothing stopped may be left, whatever was seen.
-            left = [process for process in family if lives(process)]
+            left = left_of(family)
             for process in left:
                 process.kill()
     failed = [end for end in ends if any('"code": 503' in event for event in end[-2:])]
