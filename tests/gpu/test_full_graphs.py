@@ -37,7 +37,7 @@ def checkpoints(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def config(checkpoints: Path) -> AppConfig:
+def config(model: str, speculator: str) -> AppConfig:
     engine = {
         "max_concurrent_requests": NUM_REQUESTS,
         "max_model_len": 4096,
@@ -47,9 +47,9 @@ def config(checkpoints: Path) -> AppConfig:
     }
     return AppConfig.model_validate(
         {
-            "model": {"id": "openai/gpt-oss-20b", "source": f"file:{checkpoints / 'gpt-oss-20b'}"},
+            "model": {"id": "openai/gpt-oss-20b", "source": f"file:{model}"},
             "speculator": {
-                "source": f"file:{checkpoints / 'gpt-oss-20b-eagle3'}",
+                "source": f"file:{speculator}",
                 "num_draft_tokens": NUM_DRAFT_TOKENS,
             },
             "engine": engine,
@@ -57,16 +57,15 @@ def config(checkpoints: Path) -> AppConfig:
     )
 
 
-async def run(config: AppConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+async def run(checkpoints: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the report that the engine checks, and what ran under full load."""
     from vllm import SamplingParams
     from vllm.inputs.engine import tokens_input
 
     from serve_app.vllm_adapter import TokenEngine
 
-    assert config.speculator
-    paths = [source.removeprefix("file:") for source in (config.model.source, config.speculator.source)]
-    arguments = engine_arguments(config, *paths)
+    model, speculator = (str(checkpoints / name) for name in ("gpt-oss-20b", "gpt-oss-20b-eagle3"))
+    arguments = engine_arguments(config(model, speculator), model, speculator)
     arguments |= {"worker_extension_cls": "tests.gpu.graph_runs.GraphRuns"}
     engine = TokenEngine(arguments)
     try:
@@ -88,7 +87,7 @@ async def run(config: AppConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def test_a_full_batch_runs_in_a_full_graph(checkpoints: Path) -> None:
-    report, runs = asyncio.run(run(config(checkpoints)))
+    report, runs = asyncio.run(run(checkpoints))
     assert set(report["batches"]) == {"FULL"}
     assert set(report["drafts"]) == {"FULL"}
     tokens = 1 + NUM_DRAFT_TOKENS
