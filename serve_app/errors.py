@@ -6,6 +6,7 @@
     ├── EngineUnavailableError (503)  no engine replica is ready
     ├── IngressBlockedError (503)     the ingress does not take the tokens that are meant for it
     ├── KeyLimitError (429)           the API key has used up one of its limits
+    ├── ModelNotFoundError (404)      the request names a model that is not served
     ├── OverloadedError (429)         no engine has room, and the queue is full or too slow
     ├── SlowClientError (408)         the client does not read its stream
     └── TokensLostError (503)         tokens did not arrive at the ingress; the request may be sent again
@@ -22,6 +23,10 @@ class ServiceError(Exception):
     """Base of the errors that this service raises itself. `status` is what the client sees."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
+    param: str | None = None
+    """The field of the request that is wrong, as OpenAI's error object names it."""
+    code: str | None = None
+    """OpenAI's word for what is wrong, where it has one."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         """`retry_after_s`: when sending the request again will do, where that is known."""
@@ -30,13 +35,13 @@ class ServiceError(Exception):
 
 
 class BadRequestError(ServiceError):
-    """`param` is the field that is wrong, as OpenAI's error object names it."""
+    """`param` is the field that is wrong, `code` what is wrong with it, as OpenAI's error object names it."""
 
     status = HTTPStatus.BAD_REQUEST
 
-    def __init__(self, message: str, param: str) -> None:
+    def __init__(self, message: str, param: str | None, code: str | None = None) -> None:
         super().__init__(message)
-        self.param = param
+        self.param, self.code = param, code
 
 
 class EngineLostError(ServiceError):
@@ -63,6 +68,13 @@ class KeyLimitError(ServiceError):
     status = HTTPStatus.TOO_MANY_REQUESTS
 
 
+class ModelNotFoundError(ServiceError):
+    """The request names a model that is not served."""
+
+    status = HTTPStatus.NOT_FOUND
+    param, code = "model", "model_not_found"
+
+
 class OverloadedError(ServiceError):
     """No engine has room, and the queue is full or too slow."""
 
@@ -81,6 +93,40 @@ class TokensLostError(ServiceError):
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
-def error_body(message: str, status: HTTPStatus, param: str | None = None) -> dict[str, object]:
-    """OpenAI's error object, with vLLM's choice of `type` (the status phrase) and `code` (the number)."""
-    return {"error": {"message": message, "type": status.phrase, "param": param, "code": status.value}}
+# OpenAI's `type` of an error, by status; all others are `server_error`.
+_TYPES = {
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+}
+# OpenAI's `code`, where a status has one and the error does not say another.
+_CODES = {HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_exceeded"}
+# The whole body stays below 2 KB, whatever the message quotes.
+MAX_MESSAGE_CHARS = 1000
+MAX_PARAM_CHARS = 200
+
+
+def error_body(
+    message: str, status: HTTPStatus, param: str | None = None, code: str | None = None
+) -> dict[str, object]:
+    """Returns OpenAI's error object, short whatever is given."""
+    kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    return {
+        "error": {
+            "message": _short(message, MAX_MESSAGE_CHARS),
+            "type": _TYPES.get(status, kind),
+            "param": _short(param, MAX_PARAM_CHARS) if param else None,
+            "code": code or _CODES.get(status),
+        }
+    }
+
+
+def body_of(error: ServiceError) -> dict[str, object]:
+    """Returns OpenAI's error object of an error."""
+    return error_body(str(error), HTTPStatus(error.status), error.param, error.code)
+
+
+def _short(text: str, max_chars: int) -> str:
+    # In bytes, since a character may take four and its escape in JSON twelve.
+    short = text.encode(errors="replace")[:max_chars].decode(errors="ignore")
+    return short if short == text else short + " ..."

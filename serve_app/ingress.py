@@ -13,13 +13,14 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.util import get_node_ip_address
 
-from serve_app import api, readiness, sources, vocabulary
+from serve_app import readiness, sources, vocabulary
 from serve_app.admission import places
 from serve_app.admission.client import MESSAGES, GateClient
 from serve_app.admission.http import current_visit
 from serve_app.admission.messages import Reason
 from serve_app.admission.policy import NO_ENGINE_RETRY_S
 from serve_app.admission.rules import Rules, admission_rules
+from serve_app.api import application
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
 from serve_app.errors import EngineLostError, EngineUnavailableError, ServiceError
@@ -62,7 +63,7 @@ class Ingress:
             config.ingress.max_unread_tokens,
             config.ingress.max_chunks_per_second,
         )
-        self._app = api.new_app(
+        self._app = application.new_app(
             config.ingress.max_body_bytes, config.engine.max_model_len, self._num_ready_engines, self._gate
         )
         await attach_api(self._app, llm, config.model.id, config.model.served_names)

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response, Streami
 from pydantic import BaseModel
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.api import AnthropicErrors, new_app
+from serve_app.api.application import AnthropicErrors, new_app
 from serve_app.errors import EngineUnavailableError, OverloadedError
 
 MAX_BODY_BYTES = 1000

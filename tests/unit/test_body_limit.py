@@ -120,7 +120,7 @@ def test_exactly_the_limit_passes(size: int) -> None:
 
 
 def as_fastapi_says(answer: httpx2.Response) -> None:
-    """Behind `BodyLimit` alone there is FastAPI's own body; `serve_app.api` makes it OpenAI's."""
+    """Behind `BodyLimit` alone there is FastAPI's own body; `serve_app.api.application` makes it OpenAI's."""
     assert answer.status_code == 413
     assert answer.json() == {"detail": MESSAGE}
 

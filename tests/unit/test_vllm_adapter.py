@@ -23,7 +23,7 @@ from serve_app.admission.client import MESSAGES, GateClient
 from serve_app.admission.http import GENERATING, current_visit
 from serve_app.admission.messages import Reason, Tier
 from serve_app.admission.rules import Rules
-from serve_app.api import new_app
+from serve_app.api.application import new_app
 from serve_app.config import read_config
 from serve_app.demo import CACHE, MODEL_NAME
 from serve_app.demo.unfolding import unfold

@@ -31,7 +31,7 @@ from serve_app.admission.http import (
 )
 from serve_app.admission.messages import Ask, RateLimits, Tier
 from serve_app.admission.places import Place
-from serve_app.api import new_app
+from serve_app.api.application import new_app
 from serve_app.errors import EngineLostError, EngineUnavailableError, ServiceError
 from tests.unit.admission.gates import client_of, run
 

@@ -1,0 +1,66 @@
+"""A request body to typed values: the first thing that is wrong with it, in one sentence, and where it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from serve_app.errors import BadRequestError
+
+T = TypeVar("T")
+
+# What a message quotes of a client's text.
+MAX_QUOTED_CHARS = 100
+_PLACE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>.*)`$", re.DOTALL)
+
+
+def read_body(raw: bytes) -> dict[str, Any]:
+    """Returns the JSON object that a body is. Raises `BadRequestError` for anything else."""
+    try:
+        body = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequestError(f"the request body is not valid JSON: {error}", None) from None
+    except RecursionError:
+        raise BadRequestError("the request body is nested too deeply", None) from None
+    if not isinstance(body, dict):
+        raise BadRequestError("the request body must be a JSON object", None)
+    return body
+
+
+def convert(value: Any, kind: type[T], path: str = "") -> T:
+    """Returns `value` (parsed JSON, found at `path` of the body) as a `kind`, a msgspec struct for one.
+
+    Raises `BadRequestError` with the place of the first thing that does not fit. Unknown fields are ignored,
+    unless the struct forbids them.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        message, inner = str(error), ""
+        if place := _PLACE.search(message):
+            message, inner = message[: place.start()], place["path"]
+        param = join(path, inner)
+        raise BadRequestError(f"{param}: {message}" if param else message, param or None) from None
+    except RecursionError:
+        raise BadRequestError(f"{path or 'the request body'} is nested too deeply", path or None) from None
+
+
+def join(path: str, inner: str) -> str:
+    """Returns the path of what stands at `inner` of what stands at `path`."""
+    if not path or not inner or inner.startswith("["):
+        return path + inner
+    return f"{path}.{inner}"
+
+
+def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a mapping without its keys whose value is null: for APIs where null is as left out."""
+    return {key: item for key, item in value.items() if item is not None}
+
+
+def quoted(text: object) -> str:
+    """Returns a client's text as a message may hold it: in quotes, and not long."""
+    shown = str(text)
+    return repr(shown if len(shown) <= MAX_QUOTED_CHARS else shown[:MAX_QUOTED_CHARS] + "...")

@@ -1,0 +1,12 @@
+"""Harmony, the language that gpt-oss speaks: token ids to messages, and conversations to token ids.
+
+Pure: neither vLLM nor Ray nor HTTP is known here.
+
+- `tokens`: special tokens, and the bytes of all others
+- `reader`: token ids in, events of messages out; whatever the tokens are
+- `header`: what the words of a message's header mean
+- `conversation`: what a client has sent, in harmony's terms
+- `renderer`: a conversation to a prompt, as token ids
+- `tool_schemas`: JSON schemas as the prompt shows them
+- `grammar`: which token sequences an answer may consist of, for structured output and forced tools
+"""
