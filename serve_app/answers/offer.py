@@ -21,3 +21,13 @@ class Offer:
     """Whether the content ends behind the stop string (`include_stop_str_in_output`)."""
     is_continued: bool = False
     """Whether the answer begins inside a text on the channel `final` and not with a header."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainText:
+    """Tokens that are read as text, whatever they are: Completions."""
+
+    stop: tuple[str, ...] = ()
+    keeps_stop_string: bool = False
+    skips_special_tokens: bool = True
+    """Whether special tokens are left out of the text, or shown by name."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from serve_app.answers.items import ItemEvent
-from serve_app.answers.offer import Offer
+from serve_app.answers.offer import Offer, PlainText
 from serve_app.answers.usage import Usage
 from serve_app.api.sampling import Sampling
 from serve_app.errors import ServiceError
@@ -30,6 +30,7 @@ class Start:
     created: int
     """Seconds since 1970."""
     prompt_token_ids: Sequence[int]
+    """Of the first prompt."""
     detokenize: Callable[[int], bytes]
     """A token's bytes; those of a special token are its name's."""
 
@@ -80,12 +81,17 @@ class Exchange(Generic[Event]):
 
     model: str | None
     """The name that the client gave; None: the service's only one."""
-    conversation: Conversation
-    offer: Offer
+    conversation: Conversation | None
+    """What is rendered; None where the client sends prompts (Completions)."""
+    offer: Offer | PlainText
+    """How the tokens are read: as harmony, or as text."""
     sampling: Sampling
     new_encoder: Callable[[Start], Encoder[Event]]
+    prompts: tuple[Sequence[int], ...] = ()
+    """Token ids, where there is no conversation."""
     is_streamed: bool = False
     num_choices: int = 1
+    """Answers to each prompt; the choices of all prompts are numbered in order."""
     grammar: Grammar | None = None
     request_id: str | None = None
     """What the client calls this request, if it does."""
