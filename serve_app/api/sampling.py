@@ -1,4 +1,4 @@
-"""How to sample, whichever API asks. The adapter makes vLLM's `SamplingParams` of it and checks the ranges."""
+"""How to sample, whichever API asks. The adapter makes vLLM's `SamplingParams` of it, and checks ranges."""
 
 from __future__ import annotations
 

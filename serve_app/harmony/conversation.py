@@ -1,4 +1,4 @@
-"""A conversation in harmony's terms: what the APIs make of their requests, and the renderer makes a prompt of."""
+"""A conversation in harmony's terms: the APIs make it of their requests, and the renderer a prompt of it."""
 
 from __future__ import annotations
 
