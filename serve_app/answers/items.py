@@ -39,6 +39,8 @@ class TokenLogprob:
     token_id: int
     logprob: float
     alternatives: tuple[tuple[int, float], ...] = ()
+    rank: int | None = None
+    """Its place among all tokens by probability, from 1. Known of tokens of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,3 +31,7 @@ class PlainText:
     keeps_stop_string: bool = False
     skips_special_tokens: bool = True
     """Whether special tokens are left out of the text, or shown by name."""
+    stop_tokens: frozenset[int] = frozenset()
+    """Tokens besides the model's own that end the answer and are no part of its text."""
+    min_tokens: int = 0
+    """Stop strings count behind this many tokens only."""

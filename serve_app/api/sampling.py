@@ -26,6 +26,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     min_tokens: int | None = None
     logprobs: int | None = None
     """Number of alternatives at each token of the answer; None: no log probabilities at all."""
+    prompt_logprobs: int | None = None
+    """The same at each token of the prompt. The encoder takes them by `feed_prompt`."""
     logprob_token_ids: list[int] | None = None
     logit_bias: dict[str, float] | None = None
     allowed_token_ids: list[int] | None = None
