@@ -5,13 +5,10 @@ Pure functions over the parsed JSON body. What is not spelt here is vLLM's to ch
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
-from jsonschema.validators import Draft7Validator, extend, validator_for
-
+from serve_app.api.schemas import TOO_DEEP, schema_problem
 from serve_app.errors import BadRequestError
 
 # Chat Completions and Completions, its newer name, Responses.
@@ -23,26 +20,6 @@ NOT_TEXT = {
     "input_image", "input_file",
     "image", "document",
 }  # fmt: skip
-
-# What a schema without `$schema` may be. Clients mean draft-07, 2020-12 or a mixture, and OpenAPI's are of
-# draft-04. Draft-07 knows the most of them; each keyword may be here what any of the drafts says.
-_ANY_SCHEMA = {"$ref": "#"}
-_SCHEMA_LIST = {"$ref": "#/definitions/schemaArray"}
-_SCHEMAS_BY_NAME = {"type": "object", "additionalProperties": _ANY_SCHEMA}
-_AnyDraft = extend(Draft7Validator)  # type: ignore[no-untyped-call]
-del _AnyDraft.META_SCHEMA["$id"]  # references would lead to draft-07 itself
-_AnyDraft.META_SCHEMA["properties"] = _AnyDraft.META_SCHEMA["properties"] | {
-    "$defs": _SCHEMAS_BY_NAME,
-    "dependentRequired": {"type": "object", "additionalProperties": {"$ref": "#/definitions/stringArray"}},
-    "dependentSchemas": _SCHEMAS_BY_NAME,
-    "exclusiveMaximum": {"type": ["number", "boolean"]},
-    "exclusiveMinimum": {"type": ["number", "boolean"]},
-    # Draft-07's own `anyOf` would hide where in the items something is wrong.
-    "items": {"if": {"type": "array"}, "then": _SCHEMA_LIST, "else": _ANY_SCHEMA},
-    "prefixItems": _SCHEMA_LIST,
-    "unevaluatedItems": _ANY_SCHEMA,
-    "unevaluatedProperties": _ANY_SCHEMA,
-}
 
 
 def check_body(body: Any, raw: bytes, max_model_len: int) -> None:
@@ -71,15 +48,11 @@ def check_body(body: Any, raw: bytes, max_model_len: int) -> None:
     for param, schema in _schemas(body):
         if not isinstance(schema, Mapping):
             continue
-        try:
-            text = json.dumps(schema, sort_keys=True)
-            is_small = len(text) <= MAX_CACHED_CHARS
-            problem = (_schema_problem if is_small else _schema_problem.__wrapped__)(text)
-        except RecursionError:
-            # The parser has taken it, but all that comes after needs more of the stack for each level.
-            raise BadRequestError(f"{param} is nested too deeply", param) from None
+        problem = schema_problem(schema)
+        if problem == TOO_DEEP:
+            raise BadRequestError(f"{param} is nested too deeply", param)
         if problem:
-            raise BadRequestError(f"{param} is not a JSON schema: {problem}", param)
+            raise BadRequestError(f"{param} is not a JSON schema: ${problem.path}: {problem.message}", param)
 
 
 def _check_parts(messages: Any, field: str) -> None:
@@ -124,21 +97,3 @@ def _at(value: Any, *path: str) -> Any:
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
-
-
-# An agent sends the same tools with every request, and a check costs about a millisecond. Longer ones than
-# these are not kept: a thousand of them must not fill the memory.
-MAX_CACHED_CHARS = 64 * 1024
-
-
-@lru_cache(maxsize=1024)
-def _schema_problem(schema: str) -> str | None:
-    parsed = json.loads(schema)
-    try:
-        draft = validator_for(parsed, default=_AnyDraft)
-    except (AttributeError, TypeError, ValueError):  # of a `$schema` that is no URI
-        draft = _AnyDraft
-    # Formats are not checked: Python would judge each `pattern`, which is not written for it.
-    for error in draft(draft.META_SCHEMA).iter_errors(parsed):
-        return f"{error.json_path}: {error.message}"
-    return None
