@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from serve_app.harmony.conversation import TextChannel
 
 # Where an API has one string for several items of a kind (Chat Completions), this stands between two that are
@@ -62,13 +64,13 @@ class CallBegan:
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True, gc=False):
     """More text of the item that is open; not empty, except that `logprobs` may come without text."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
     """Of content only, and only if the engine was asked for them."""
+    # A struct and no dataclass: there are thousands a second, and it is made in a tenth of the time.
 
 
 @dataclass(frozen=True, slots=True)
