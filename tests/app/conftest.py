@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.node import NodeMissingError, installed
 from tests.services import Service, running
 
 
@@ -18,3 +21,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     command = ["scripts/serve", "--config", "configs/local.yaml"]
     with running(command, environment, tmp_path_factory.mktemp("service") / "serve.log") as service:
         yield service
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The clients in JavaScript. Tests that need them are skipped where they cannot be had, except in CI."""
+    try:
+        return installed()
+    except NodeMissingError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
