@@ -6,7 +6,8 @@ Pure: neither vLLM nor Ray nor HTTP is known here.
 - `reader`: token ids in, events of messages out; whatever the tokens are
 - `header`: what the words of a message's header mean
 - `conversation`: what a client has sent, in harmony's terms
-- `renderer`: a conversation to a prompt, as token ids
-- `tool_schemas`: JSON schemas as the prompt shows them
+- `history`: which turns of it the model sees again
+- `renderer`: a conversation to a prompt, as token ids; `token_cache` knows texts that come again
+- `tool_schemas`: tools as the prompt shows them; `schema_types` writes what `schema_reader` reads
 - `grammar`: which token sequences an answer may consist of, for structured output and forced tools
 """

@@ -63,8 +63,10 @@ class Vocabulary:
         """Returns the bytes of a token: of a special one those of its name, of an unknown one none."""
         return self.token_bytes[token_id] if 0 <= token_id < len(self.token_bytes) else b""
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, max_tokens: int | None = None) -> list[int]:
         """Returns the ordinary tokens of a text, whatever it contains; never a special one.
+
+        Where the text has more than `max_tokens`, it may end early with any number above that.
 
         Half of a surrogate pair counts as U+FFFD. The time is linear in the length. Tokens are
         openai-harmony's, except at a cut in the middle of a stretch of over `_MAX_STRETCH_CHARS` characters.
@@ -74,6 +76,8 @@ class Vocabulary:
         tokens: list[int] = []
         for part in _slices(text):
             tokens += self._encode(part)
+            if max_tokens is not None and len(tokens) > max_tokens:
+                break
         return tokens
 
     def _encode(self, text: str) -> list[int]:
