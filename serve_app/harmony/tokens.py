@@ -21,6 +21,8 @@ from serve_app import vocabulary
 
 # The first of the special tokens; all below are text.
 FIRST_SPECIAL = 199998
+# Those that the model knows. openai-harmony has a name for one more, with which an engine would fail.
+NUM_TOKENS = 201088
 ENDOFTEXT = 199999
 RETURN = 200002
 CONSTRAIN = 200003
@@ -29,6 +31,9 @@ START = 200006
 END = 200007
 MESSAGE = 200008
 CALL = 200012
+
+# What may be the name of a special token.
+_SPECIAL = re.compile(r"<\|[a-z0-9_]+\|>")
 
 # The longest token is 128 bytes (spaces).
 MAX_TOKEN_BYTES = 128
@@ -53,6 +58,9 @@ class Vocabulary:
         self.encoding = encoding
         self.token_bytes = token_bytes
         """The bytes of each token by its id, for hot loops; a special token's are its name's."""
+        self._special = {
+            token_bytes[token].decode(): token for token in range(FIRST_SPECIAL, len(token_bytes))
+        }
 
     @classmethod
     def load(cls) -> Vocabulary:
@@ -79,6 +87,17 @@ class Vocabulary:
             if max_tokens is not None and len(tokens) > max_tokens:
                 break
         return tokens
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Returns the tokens of a whole prompt: special ones where their names stand in the text."""
+        tokens: list[int] = []
+        start = 0
+        for match in _SPECIAL.finditer(text):
+            if (token := self._special.get(match[0])) is not None:
+                tokens += self.encode(text[start : match.start()])
+                tokens.append(token)
+                start = match.end()
+        return tokens + self.encode(text[start:])
 
     def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self.encoding.encode(text, disallowed_special=())
@@ -118,7 +137,6 @@ def _load() -> Vocabulary:
     # A line is a token's bytes in base 64 and its rank, in the order of ranks.
     words = Path(os.environ[vocabulary.VARIABLE], "o200k_base.tiktoken").read_bytes().split()
     token_bytes = list(map(binascii.a2b_base64, words[::2]))
-    num_special = len(encoding.special_tokens_set)
-    names = (encoding.decode([FIRST_SPECIAL + offset]) for offset in range(num_special))
+    names = (encoding.decode([token]) for token in range(FIRST_SPECIAL, NUM_TOKENS))
     token_bytes += [name.encode() for name in names]
     return Vocabulary(encoding, token_bytes)

@@ -104,3 +104,18 @@ def test_half_a_surrogate_pair(vocabulary: Vocabulary) -> None:
 
 def test_least_number_of_tokens() -> None:
     assert [min_tokens(num_bytes) for num_bytes in (0, 1, 128, 129)] == [0, 1, 1, 2]
+
+
+@given(
+    st.lists(st.sampled_from([*FRAGMENTS, "<|call|>", "<|no_token|>", "<|", "|>", "<|<|end|>"]), max_size=20)
+)
+@settings(deadline=None, max_examples=100)
+def test_a_prompt_has_special_tokens_where_it_has_their_names(parts: list[str]) -> None:
+    vocabulary, text = Vocabulary.load(), "".join(parts)
+    assert vocabulary.encode_prompt(text) == vocabulary.encoding.encode(text, allowed_special="all")
+
+
+def test_a_token_that_the_model_does_not_know_is_text(vocabulary: Vocabulary) -> None:
+    assert len(vocabulary.token_bytes) == tokens.NUM_TOKENS
+    assert vocabulary.encode_prompt("<|reserved_201087|>") == [201087]
+    assert max(vocabulary.encode_prompt("<|reserved_201088|>")) < tokens.FIRST_SPECIAL
