@@ -19,7 +19,7 @@ CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
     "/v1/messages",
 )
 USER = [{"role": "user", "content": "hi"}]
-TOO_LONG = "hello " * 9000
+TOO_LONG = "hello " * 40_000
 NOT_A_SCHEMA = {"type": "object", "properties": ["x"]}
 
 

@@ -198,7 +198,7 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "detokenize": ("/detokenize", {"tokens": [200006, 1428, 200008, 12194, 200007]}),
     "count tokens": ("/v1/messages/count_tokens", {"messages": user(SUM)}),
     "unknown model": (CHAT, {"model": "gpt-5", "messages": user(SUM)}),
-    "too long": (COMPLETIONS, {"prompt": "hello " * 9000}),
+    "too long": (COMPLETIONS, {"prompt": "hello " * 40_000}),
     "bad temperature": (CHAT, {"messages": user(SUM), "temperature": -1}),
 }
 STREAMS = {
