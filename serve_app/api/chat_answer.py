@@ -10,13 +10,11 @@ import secrets
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
 import msgspec
 
 from serve_app.answers.items import (
-    SEPARATOR,
     AnswerEnded,
     CallBegan,
     Delta,
@@ -37,6 +35,7 @@ from serve_app.api.chat_body import (
     TextChunk,
     ToolCallDelta,
 )
+from serve_app.api.chat_choice import Choice, Kind
 from serve_app.api.chat_fold import fold
 from serve_app.api.chat_logprobs import LogprobsWriter
 from serve_app.api.exchange import Start
@@ -80,7 +79,7 @@ class ChatEncoder:
         self._options, self._start = options, start
         self._id = f"chatcmpl-{options.request_id or uuid.uuid4().hex}"
         self._logprobs = LogprobsWriter(start.detokenize, options.num_top_logprobs, options.has_token_names)
-        self._choices = [_Choice(index) for index in range(options.num_choices)]
+        self._choices = [Choice(index) for index in range(options.num_choices)]
         # Of each choice, what stands around the text of its content, and around the texts of its reasoning.
         self._frames: list[tuple[list[bytes], list[bytes]]] = []
         self._watches_tokens = options.has_token_ids or options.has_running_usage
@@ -108,17 +107,17 @@ class ChatEncoder:
             if type(event) is Delta:
                 text = ours.first(event.text) if ours.is_fresh else event.text
                 kind = ours.kind
-                if kind is _Kind.CONTENT and event.logprobs:
+                if kind is Kind.CONTENT and event.logprobs:
                     chunk = self._chunk(ours, ChatDelta(content=text))
                     chunk.choices[0].logprobs = self._logprobs.write(event.logprobs)
                     chunks.append(chunk)
-                elif not text or kind is _Kind.HIDDEN:
+                elif not text or kind is Kind.HIDDEN:
                     continue
-                elif kind is _Kind.CALL:
+                elif kind is Kind.CALL:
                     call = ToolCallDelta(ours.num_calls - 1, FunctionDelta(text))
                     chunks.append(self._chunk(ours, ChatDelta(tool_calls=[call])))
                 else:
-                    chunks.append(TextChunk(choice, kind is _Kind.REASONING, text))
+                    chunks.append(TextChunk(choice, kind is Kind.REASONING, text))
             elif other := self._chunk_of(ours, event):
                 chunks.append(other)
         return self._with_tokens(ours, chunks, token_ids) if self._watches_tokens else chunks
@@ -154,7 +153,7 @@ class ChatEncoder:
         start = self._start
         return ChatChunk(self._id, start.created, start.model, self._options.service_tier, [])
 
-    def _chunk(self, choice: _Choice, delta: ChatDelta) -> ChatChunk:
+    def _chunk(self, choice: Choice, delta: ChatDelta) -> ChatChunk:
         chunk = self._empty()
         chunk.choices.append(ChunkChoice(choice.index, delta))
         if self._options.has_running_usage:
@@ -164,14 +163,14 @@ class ChatEncoder:
             )
         return chunk
 
-    def _chunk_of(self, choice: _Choice, event: ItemEvent) -> ChatChunk | None:
+    def _chunk_of(self, choice: Choice, event: ItemEvent) -> ChatChunk | None:
         match event:
             case ReasoningBegan():
-                choice.begin(_Kind.REASONING if self._options.has_reasoning else _Kind.HIDDEN)
+                choice.begin(Kind.REASONING if self._options.has_reasoning else Kind.HIDDEN)
             case TextBegan():
-                choice.begin(_Kind.CONTENT)
+                choice.begin(Kind.CONTENT)
             case CallBegan(name):
-                choice.begin(_Kind.CALL)
+                choice.begin(Kind.CALL)
                 function = FunctionDelta("", name)
                 call = ToolCallDelta(choice.num_calls, function, f"call_{secrets.token_hex(12)}", "function")
                 choice.num_calls += 1
@@ -186,7 +185,7 @@ class ChatEncoder:
         return None
 
     def _with_tokens(
-        self, choice: _Choice, chunks: list[ChatEvent], token_ids: Sequence[int]
+        self, choice: Choice, chunks: list[ChatEvent], token_ids: Sequence[int]
     ) -> list[ChatEvent]:
         """Returns the chunks in full, with the tokens that led to them in the last one."""
         whole = [self._whole(chunk) for chunk in chunks]
@@ -214,50 +213,3 @@ class ChatEncoder:
 def _text_delta(is_reasoning: bool, text: str) -> ChatDelta:
     # Both names: clients read either.
     return ChatDelta(reasoning=text, reasoning_content=text) if is_reasoning else ChatDelta(content=text)
-
-
-class _Kind(Enum):
-    """Where the text of the item that is open goes."""
-
-    CONTENT = auto()
-    REASONING = auto()
-    HIDDEN = auto()
-    CALL = auto()
-
-
-class _Choice:
-    """How far a choice is."""
-
-    __slots__ = ("_is_echoed", "_said", "index", "is_fresh", "kind", "num_calls", "num_tokens")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.kind = _Kind.CONTENT
-        self.is_fresh = False
-        """Whether the item that is open has no text yet, and a separator may have to come first."""
-        self.num_calls = 0
-        self.num_tokens = 0
-        self._said: set[_Kind] = set()
-        self._is_echoed = False
-
-    def echo(self) -> None:
-        """The text that comes first goes on with one that is there already."""
-        self._said.add(_Kind.CONTENT)
-        self._is_echoed = True
-
-    def begin(self, kind: _Kind) -> None:
-        """An item begins."""
-        self.kind = kind
-        goes_on = self._is_echoed and kind is _Kind.CONTENT
-        self.is_fresh = kind is not _Kind.CALL and not goes_on
-        self._is_echoed = False
-
-    def first(self, text: str) -> str:
-        """Returns an item's first text, with what separates it from the one before it."""
-        if not text:
-            return text
-        self.is_fresh = False
-        if self.kind in self._said:
-            return SEPARATOR + text
-        self._said.add(self.kind)
-        return text
