@@ -15,6 +15,7 @@ T = TypeVar("T")
 # What a message quotes of a client's text.
 MAX_QUOTED_CHARS = 100
 _PLACE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>.*)`$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<name>\w+)`$")
 
 
 def read_body(raw: bytes) -> dict[str, Any]:
@@ -42,10 +43,34 @@ def convert(value: Any, kind: type[T], path: str = "") -> T:
         message, inner = str(error), ""
         if place := _PLACE.search(message):
             message, inner = message[: place.start()], place["path"]
+        if missing := _MISSING.match(message):
+            # msgspec's place is that of the object.
+            message, inner = "this field is missing", join(inner, missing["name"])
         param = join(path, inner)
         raise BadRequestError(f"{param}: {message}" if param else message, param or None) from None
     except RecursionError:
         raise BadRequestError(f"{path or 'the request body'} is nested too deeply", path or None) from None
+
+
+def check_nul(body: Mapping[str, Any], raw: bytes) -> None:
+    """Raises `BadRequestError` for a NUL character (U+0000) anywhere in a body.
+
+    `raw` is the body as it came: most bodies can be seen not to contain one.
+    """
+    if b"\\u0000" not in raw:
+        return
+    # Not recursive: the nesting is the caller's choice.
+    waiting: list[tuple[str, Any]] = [("", body)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, str) and "\0" in value:
+            place = path.replace("\0", "\\0")
+            raise BadRequestError(f"{place} contains a NUL character (U+0000)", place)
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                waiting += (join(path, key), item), (join(path, key), key)
+        elif isinstance(value, list):
+            waiting += ((f"{path}[{index}]", item) for index, item in enumerate(value))
 
 
 def join(path: str, inner: str) -> str:
