@@ -30,11 +30,15 @@ class Answer:
     """An answer as one encoder has made it, streamed and not."""
 
     def __init__(
-        self, items: Sequence[ItemEvent], view: View | None = None, sealer: Sealer | None = None
+        self,
+        items: Sequence[ItemEvent],
+        view: View | None = None,
+        sealer: Sealer | None = None,
+        usage: Usage = USAGE,
     ) -> None:
         encoder = MessagesEncoder(START, view or View(), sealer)
         events: list[StreamEvent] = [*encoder.begin(), *encoder.feed(0, items, [])]
-        events += encoder.end(USAGE)
+        events += encoder.end(usage)
         self.chunks = [encoder.to_bytes(event) for event in events]
         self.body = encoder.fold(events)
         self.repairs = encoder.repairs
