@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from serve_app.api import structured_outputs
-from serve_app.api.chat_request import ChatRequest, ResponseFormat
+from serve_app.api.chat_request import ResponseFormat
 from serve_app.api.schemas import check_format_schema
 from serve_app.errors import BadRequestError
 from serve_app.harmony.grammar import ContentFormat
 
 
-def content_format(request: ChatRequest) -> tuple[ContentFormat, str] | None:
+class FormatRequest(Protocol):
+    """A request that may say what its answer must look like: of this API, or of Completions."""
+
+    @property
+    def response_format(self) -> ResponseFormat | None:
+        """OpenAI's way, and vLLM's structural tags."""
+
+    @property
+    def structured_outputs(self) -> structured_outputs.StructuredOutputs | None:
+        """vLLM's further ways."""
+
+
+def content_format(request: FormatRequest) -> tuple[ContentFormat, str] | None:
     """Returns the format that a request asks for and the field that it stands in, or None for any text.
 
     Raises `BadRequestError` for what is no format.

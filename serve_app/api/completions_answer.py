@@ -1,28 +1,27 @@
-"""The answers of Completions: OpenAI's `text_completion` with vLLM's further fields, streamed or whole."""
+"""The events of an answer to those of Completions, and the body as their fold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from serve_app.answers.items import AnswerEnded, Delta, Finish, ItemEvent, TokenLogprob
 from serve_app.answers.usage import Usage
-from serve_app.api.completions_logprobs import LogprobReader, Logprobs, PromptLogprobs, prompt_logprobs
+from serve_app.api.completions_body import (
+    ChunkChoice,
+    Completion,
+    CompletionChoice,
+    CompletionUsage,
+    Logprobs,
+)
+from serve_app.api.completions_logprobs import LogprobReader, prompt_logprobs
 from serve_app.api.exchange import Start
 from serve_app.errors import ServiceError, body_of
 
 DONE = b"data: [DONE]\n\n"
-# Fields of vLLM's answers for what is not served here.
-_OF_CHOICE = {"routed_experts": None}
-_OF_ANSWER = {
-    "system_fingerprint": None,
-    "kv_transfer_params": None,
-    "ec_transfer_params": None,
-    "metrics": None,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +48,12 @@ class Shape:
     service_tier: str | None = None
 
 
-class Choice(msgspec.Struct, kw_only=True):
-    """What has come of one choice."""
-
-    index: int
-    text: str = ""
-    logprobs: Logprobs | None = None
-    finish_reason: str | None = None
-    stop_reason: int | str | None = None
-    prompt_token_ids: Sequence[int] | None = None
-    token_ids: Sequence[int] | None = None
-    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
-
-
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """An event: more of a choice, or, without one, the usage of all."""
 
-    choice: Choice | None
-    usage: dict[str, Any] | None = None
+    choice: ChunkChoice | None
+    usage: CompletionUsage | None = None
 
 
 class CompletionEncoder:
@@ -75,7 +61,7 @@ class CompletionEncoder:
 
     def __init__(self, shape: Shape, start: Start, answer_id: str) -> None:
         self._shape = shape
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": answer_id,
             "object": "text_completion",
             "created": start.created,
@@ -107,8 +93,8 @@ class CompletionEncoder:
 
     def end(self, usage: Usage) -> Iterable[Chunk]:
         """Returns the usage, which is part of the body whether or not the stream shows it."""
-        body = _usage(usage.prompt_tokens, usage.completion_tokens if self._shape.generates else 0)
-        return (Chunk(None, {**body, "prompt_tokens_details": {"cached_tokens": usage.cached_tokens}}),)
+        body = CompletionUsage.of(usage if self._shape.generates else replace(usage, completion_tokens=0))
+        return (Chunk(None, body),)
 
     def to_bytes(self, event: Chunk) -> bytes:
         """Returns a chunk as it is streamed: nothing for the usage, if the client does not want it."""
@@ -129,23 +115,22 @@ class CompletionEncoder:
 
     def fold(self, events: Iterable[Chunk]) -> dict[str, Any]:
         """Returns the body that is not streamed."""
-        parts: list[list[Choice]] = [[] for _ in self._choices]
-        usage: dict[str, Any] | None = None
+        parts: list[list[ChunkChoice]] = [[] for _ in self._choices]
+        usage = CompletionUsage(0, 0, 0)
         for event in events:
-            if event.choice is None:
-                usage = event.usage
-            else:
+            if event.choice is not None:
                 parts[event.choice.index].append(event.choice)
-        return {
+            elif event.usage is not None:
+                usage = event.usage
+        body = Completion(
             **self._head,
-            "choices": [self._folded(index, some) for index, some in enumerate(parts)],
-            "service_tier": self._shape.service_tier,
-            "system_fingerprint": None,
-            "usage": usage,
-            **_OF_ANSWER,
-        }
+            choices=[self._folded(index, some) for index, some in enumerate(parts)],
+            service_tier=self._shape.service_tier,
+            usage=usage,
+        )
+        return msgspec.structs.asdict(body)
 
-    def _folded(self, index: int, parts: Sequence[Choice]) -> dict[str, Any]:
+    def _folded(self, index: int, parts: Sequence[ChunkChoice]) -> CompletionChoice:
         logprobs = Logprobs() if self._shape.shows_logprobs else None
         token_ids: list[int] | None = [] if self._shape.shows_token_ids else None
         for part in parts:
@@ -153,18 +138,17 @@ class CompletionEncoder:
                 logprobs.extend(part.logprobs)
             if token_ids is not None:
                 token_ids += part.token_ids or ()
-        first, last = (parts[0], parts[-1]) if parts else (Choice(index=index),) * 2
-        return {
-            "index": index,
-            "text": "".join(part.text for part in parts),
-            "logprobs": logprobs,
-            "finish_reason": last.finish_reason,
-            "stop_reason": last.stop_reason,
-            "token_ids": token_ids,
-            "prompt_logprobs": first.prompt_logprobs or None,
-            "prompt_token_ids": first.prompt_token_ids,
-            **_OF_CHOICE,
-        }
+        first, last = (parts[0], parts[-1]) if parts else (ChunkChoice(index=index),) * 2
+        return CompletionChoice(
+            index=index,
+            text="".join(part.text for part in parts),
+            logprobs=logprobs,
+            finish_reason=last.finish_reason,
+            stop_reason=last.stop_reason,
+            token_ids=token_ids,
+            prompt_logprobs=first.prompt_logprobs or None,
+            prompt_token_ids=first.prompt_token_ids,
+        )
 
 
 class _Progress:
@@ -185,9 +169,9 @@ class _Progress:
         self._num_tokens = 0
         self.prompt_logprobs: Sequence[TokenLogprob | None] | None = None
 
-    def feed(self, events: Sequence[ItemEvent], token_ids: Sequence[int]) -> Choice | None:
+    def feed(self, events: Sequence[ItemEvent], token_ids: Sequence[int]) -> ChunkChoice | None:
         """Returns what is new, or None if that is nothing."""
-        shape, more = self._shape, Choice(index=self._index)
+        shape, more = self._shape, ChunkChoice(index=self._index)
         logprobs = Logprobs() if shape.shows_logprobs else None
         if not self._has_begun:
             self._begin(more, logprobs)
@@ -219,7 +203,7 @@ class _Progress:
         self._has_begun = True
         return more
 
-    def _begin(self, more: Choice, logprobs: Logprobs | None) -> None:
+    def _begin(self, more: ChunkChoice, logprobs: Logprobs | None) -> None:
         """Adds what the first chunk says of the prompt."""
         shape, prompt, known = self._shape, self._prompt, self.prompt_logprobs
         if shape.shows_token_ids:
@@ -233,14 +217,7 @@ class _Progress:
                     prompt, known if known is not None else [None] * len(prompt), logprobs
                 )
 
-    def usage(self) -> dict[str, Any]:
+    def usage(self) -> CompletionUsage:
         """Returns the usage of this choice so far."""
-        return _usage(len(self._prompt), self._num_tokens)
-
-
-def _usage(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "completion_tokens": completion_tokens,
-    }
+        num_prompt = len(self._prompt)
+        return CompletionUsage(num_prompt, num_prompt + self._num_tokens, self._num_tokens)

@@ -5,40 +5,12 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from serve_app.answers.items import TokenLogprob
+from serve_app.api.completions_body import Logprobs, PromptLogprob, PromptLogprobs
 from serve_app.harmony.tokens import FIRST_SPECIAL
 
 # JSON has no infinity; OpenAI's least log probability.
 MIN_LOGPROB = -9999.0
-
-
-class Logprobs(msgspec.Struct):
-    """OpenAI's four lists, of one length."""
-
-    text_offset: list[int] = []
-    token_logprobs: list[float | None] = []
-    tokens: list[str] = []
-    top_logprobs: list[dict[str, float] | None] = []
-
-    def extend(self, more: Logprobs) -> None:
-        """Adds those of the tokens that follow."""
-        self.text_offset += more.text_offset
-        self.token_logprobs += more.token_logprobs
-        self.tokens += more.tokens
-        self.top_logprobs += more.top_logprobs
-
-
-class PromptLogprob(msgspec.Struct):
-    """The log probability of a token of the prompt, or of an alternative to it, as vLLM shows it."""
-
-    logprob: float
-    rank: int | None
-    decoded_token: str
-
-
-PromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
 class TokenTexts:
