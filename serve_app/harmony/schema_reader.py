@@ -21,11 +21,11 @@ PLACE_WORK = 20
 Schema = dict[str, Any]
 
 _ANNOTATIONS = frozenset({"title", "description", "default", "examples", "nullable"})
-# What says of which type a value is. Other keywords restrict its values.
-_TYPE_KEYWORDS = frozenset(
-    {"type", "enum", "const", "properties", "patternProperties", "items", "prefixItems"}
-)
 _CHOICES = ("oneOf", "anyOf")
+# What says of which type a value is, beside `type`. Other keywords restrict its values.
+SHAPES = frozenset(
+    {"enum", "const", "properties", "patternProperties", "items", "prefixItems", "allOf", *_CHOICES}
+)
 
 
 class WorkLimit:
@@ -49,6 +49,8 @@ class Place:
     """Identities of the schemas that references have led through: following one again would not end."""
     unresolved: str | None = None
     """The name that a reference ends in which is not followed: an unknown one, or back to where it stands."""
+    choice: list[Any] | None = None
+    """The alternatives of a `oneOf` or `anyOf`, if they say anything about types."""
 
 
 class SchemaReader:
@@ -87,7 +89,7 @@ class SchemaReader:
             else:
                 own, path = merged, referred.path
         own, path = self._all_of(own, path, depth)
-        return self._optional(own, path, depth)
+        return self._optional(own, path, depth) or Place(own, path, choice=choice_of(own))
 
     def _target(self, reference: str) -> Any:
         """Returns what a JSON pointer into the document leads to, None where it does not."""
@@ -124,7 +126,7 @@ class SchemaReader:
             merged["allOf"] = rest
         return merged, path
 
-    def _optional(self, own: Schema, path: frozenset[int], depth: int) -> Place:
+    def _optional(self, own: Schema, path: frozenset[int], depth: int) -> Place | None:
         """Makes `anyOf: [T, null]` a T with `nullable`, so that what is said of T is said of the whole."""
         for keyword in _CHOICES:
             variants = own.get(keyword)
@@ -137,8 +139,8 @@ class SchemaReader:
             outer = {key: value for key, value in own.items() if key != keyword} | {"nullable": True}
             merged = self._merged(inner.schema, outer)
             if merged is not None:
-                return Place(merged, inner.path, inner.unresolved)
-        return Place(own, path)
+                return Place(merged, inner.path, inner.unresolved, choice_of(merged))
+        return None
 
     def _merged(self, base: Schema, over: Schema) -> Schema | None:
         """Returns the schema that says what both say, None where that takes an intersection of types."""
@@ -178,7 +180,26 @@ def _both(key: str, base: Any, over: Any, limit: WorkLimit) -> Any:
         case "additionalProperties":
             return over if isinstance(over, Mapping) or not isinstance(base, Mapping) else base
     # Keywords that say of which type a value is would have to agree; of others one will do.
-    return None if key in _TYPE_KEYWORDS or key in _CHOICES or key == "allOf" else over
+    return None if key == "type" or key in SHAPES else over
+
+
+def has_type(schema: Any) -> bool:
+    """Whether a schema says anything of the type of a value."""
+    return isinstance(schema, Mapping) and (
+        not SHAPES.isdisjoint(schema)
+        or "type" in schema
+        or "$ref" in schema
+        or isinstance(schema.get("additionalProperties"), Mapping)
+    )
+
+
+def choice_of(schema: Schema) -> list[Any] | None:
+    """Returns the alternatives of a `oneOf` or `anyOf`, if they say anything about types."""
+    for keyword in _CHOICES:
+        variants = schema.get(keyword)
+        if isinstance(variants, list) and any(map(has_type, variants)):
+            return variants
+    return None
 
 
 def _size(schema: Mapping[str, Any]) -> int:

@@ -11,12 +11,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from serve_app.harmony.schema_reader import MAX_DEPTH, Place, Schema, SchemaReader, WorkLimit
+from serve_app.harmony.schema_reader import (
+    MAX_DEPTH,
+    SHAPES,
+    Place,
+    Schema,
+    SchemaReader,
+    WorkLimit,
+    choice_of,
+    has_type,
+)
 
 ANY = "any"
-_CHOICES = ("oneOf", "anyOf")
-# Of a schema with one of these, a value's type is known.
-_SHAPES = ("enum", "const", "properties", "patternProperties", "items", "prefixItems", "allOf", *_CHOICES)
 _WORDS = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean", "null": "null"}
 
 
@@ -53,27 +59,30 @@ class SchemaTypes:
 
     def _is_block(self, place: Place, depth: int) -> bool:
         """Whether the alternatives stand on lines of their own: openai-harmony's way for `oneOf`."""
-        variants = None if place.unresolved is not None else _choice(place.schema)
-        if variants is None or any(keyword in _without_choice(place.schema) for keyword in _SHAPES):
+        if (
+            place.choice is None
+            or place.unresolved is not None
+            or not SHAPES.isdisjoint(_beside_choice(place))
+        ):
             return False
-        return variants is place.schema.get("oneOf") or self._has_described_variants(place, depth)
+        return place.choice is place.schema.get("oneOf") or self._has_described_variants(place, depth)
 
     def _has_described_variants(self, place: Place, depth: int) -> bool:
-        read = (self._reader.place(variant, place.path, depth) for variant in _choice(place.schema) or ())
+        read = (self._reader.place(variant, place.path, depth) for variant in place.choice or ())
         return any("description" in inner.schema or "default" in inner.schema for inner in read)
 
     def _variants(self, place: Place, indent: str, depth: int, *, is_property: bool = False) -> Iterator[str]:
         """Yields the alternatives of a `oneOf` or `anyOf`, one a line, with what is said of each."""
         schema = place.schema
-        variants = list(_choice(schema) or ())
+        variants = list(place.choice or ())
         if schema.get("nullable") is True:
             variants.append({"type": "null"})
         for variant in variants:
             if self._limit.left < 0:
                 return
             inner = self._reader.place(variant, place.path, depth)
-            if not _has_shape(inner):
-                inner = Place({**_without_choice(schema), **inner.schema}, place.path)
+            if not _has_type(inner):
+                inner = Place({**_beside_choice(place), **inner.schema}, place.path)
             kind = self._type(inner, indent + "   ", depth + 1, is_described=True)
             described = inner.schema.get("description")
             notes, above = [], ""
@@ -96,11 +105,11 @@ class SchemaTypes:
             found = [f"any /* {place.unresolved} */"]
         elif depth > MAX_DEPTH or self._limit.left < 0:
             return [ANY]
-        elif (variants := _choice(schema)) is not None:
-            found = self._chosen(place, variants, indent, depth)
+        elif place.choice is not None:
+            found = self._chosen(place, place.choice, indent, depth)
         elif "allOf" in schema:
             base = Place(_without(schema, "allOf"), place.path)
-            parts = [base] if _has_shape(base) else []
+            parts = [base] if _has_type(base) else []
             parts += [self._reader.place(part, place.path, depth) for part in schema["allOf"]]
             found = [self._intersection(parts, indent, depth)]
         elif "const" in schema:
@@ -115,14 +124,15 @@ class SchemaTypes:
         return list(dict.fromkeys(found))
 
     def _chosen(self, place: Place, variants: list[Any], indent: str, depth: int) -> list[str]:
-        base = Place(_without_choice(place.schema), place.path)
+        beside = _beside_choice(place)
+        base = Place(beside, place.path, choice=choice_of(beside))
         found: list[str] = []
         for variant in variants:
             if self._limit.left < 0:
                 break
             inner = self._reader.place(variant, place.path, depth)
-            found += self._alternatives(inner if _has_shape(inner) else base, indent, depth + 1)
-        if any(keyword in base.schema for keyword in _SHAPES):
+            found += self._alternatives(inner if _has_type(inner) else base, indent, depth + 1)
+        if not SHAPES.isdisjoint(beside):
             chosen = _bracketed(list(dict.fromkeys(found)))
             return [f"({_bracketed(self._alternatives(base, indent, depth + 1))} & {chosen})"]
         return found
@@ -252,37 +262,22 @@ class SchemaTypes:
         return comment(f"Items: {described}", indent)
 
 
-def _choice(schema: Schema) -> list[Any] | None:
-    """Returns the alternatives of a `oneOf` or `anyOf`, if they say anything about types."""
-    for keyword in _CHOICES:
-        variants = schema.get(keyword)
-        if isinstance(variants, list) and any(
-            isinstance(variant, Mapping) and ("type" in variant or "$ref" in variant or _says_shape(variant))
-            for variant in variants
-        ):
-            return variants
-    return None
-
-
 def _without(schema: Schema, keyword: str) -> Schema:
     return {key: value for key, value in schema.items() if key != keyword}
 
 
-def _without_choice(schema: Schema) -> Schema:
-    """Returns what a schema says beside the alternatives that `_choice` finds, and beside its annotations."""
-    variants = _choice(schema)
+def _beside_choice(place: Place) -> Schema:
+    """Returns what a schema says of types beside its alternatives."""
     left_out = {"title", "description", "default", "examples", "nullable"}
-    return {key: value for key, value in schema.items() if key not in left_out and value is not variants}
+    return {
+        key: value
+        for key, value in place.schema.items()
+        if key not in left_out and (place.choice is None or value is not place.choice)
+    }
 
 
-def _has_shape(place: Place) -> bool:
-    return place.unresolved is not None or "type" in place.schema or _says_shape(place.schema)
-
-
-def _says_shape(schema: Mapping[str, Any]) -> bool:
-    return any(keyword in schema for keyword in _SHAPES) or isinstance(
-        schema.get("additionalProperties"), Mapping
-    )
+def _has_type(place: Place) -> bool:
+    return place.unresolved is not None or has_type(place.schema)
 
 
 def _has_fields(schema: Schema) -> bool:
