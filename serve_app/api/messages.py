@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from serve_app.answers.offer import Offer
+from serve_app.api.efforts import effort_of
 from serve_app.api.exchange import Encoder, Exchange, Grammar, Start
 from serve_app.api.messages_answer import Display, MessagesEncoder, View
 from serve_app.api.messages_body import MessagesRequest, OutputFormat, Thinking, read_request
@@ -27,14 +28,6 @@ from serve_app.harmony.grammar import ContentFormat, structural_tag
 # Budgets in tokens below which little and medium effort is meant: Claude Code's "think" is 4,000, its "think
 # hard" 10,000.
 LOW_BUDGET, MEDIUM_BUDGET = 4096, 16384
-EFFORTS: dict[str, Effort] = {
-    "minimal": "low",
-    "low": "low",
-    "medium": "medium",
-    "high": "high",
-    "xhigh": "high",
-    "max": "high",
-}
 
 
 def exchange(
@@ -142,14 +135,16 @@ def _format(request: MessagesRequest) -> tuple[OutputFormat | None, str]:
 
 
 def _effort(request: MessagesRequest) -> Effort:
-    effort, thinking = request.output_config.effort or request.effort, request.thinking
-    if effort:
-        return EFFORTS[effort]
+    if request.output_config.effort is not None:
+        return effort_of(request.output_config.effort, "output_config.effort")
+    if request.effort is not None:
+        return effort_of(request.effort, "effort")
+    thinking = request.thinking
     if thinking and thinking.type == "disabled":
         return "low"
     if thinking and thinking.budget_tokens is not None:
         return _effort_of_budget(thinking.budget_tokens)
-    return "medium"
+    return effort_of(None, "effort")
 
 
 def _effort_of_budget(budget_tokens: int) -> Effort:

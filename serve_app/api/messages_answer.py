@@ -49,10 +49,9 @@ from serve_app.api.messages_events import (
     ThinkingDelta,
     ToolUseBlock,
     event_bytes,
-    fold,
-    object_of,
     on_one_line,
 )
+from serve_app.api.messages_fold import fold, object_of
 from serve_app.api.sealing import Sealer
 from serve_app.errors import ServiceError
 

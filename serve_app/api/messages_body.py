@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
+from serve_app.api.chat_request import MAX_STOP_STRINGS, StopString
 from serve_app.api.fields import convert, quoted, without_nulls
 from serve_app.errors import BadRequestError
 
-# Each is looked for in every piece of text.
-MAX_STOP_SEQUENCES = 64
 # Kinds of blocks that hold what a model without eyes cannot read.
 NOT_TEXT = frozenset({"image", "document", "search_result", "audio", "video", "file", "container_upload"})
 
@@ -40,7 +40,7 @@ class ToolUseBlockParam(msgspec.Struct, frozen=True, tag_field="type", tag="tool
     """A call of an earlier answer."""
 
     id: str
-    name: Annotated[str, msgspec.Meta(min_length=1)]
+    name: Annotated[str, Meta(min_length=1)]
     input: dict[str, Any] | None = None
 
 
@@ -96,11 +96,8 @@ class Thinking(msgspec.Struct, frozen=True):
     """Whether the chain of thought is shown, and how long it may be."""
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
-    budget_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    budget_tokens: Annotated[int, Meta(ge=1)] | None = None
     display: Literal["summarized", "omitted"] | None = None
-
-
-Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class OutputFormat(msgspec.Struct, frozen=True):
@@ -113,7 +110,7 @@ class OutputFormat(msgspec.Struct, frozen=True):
 class OutputConfig(msgspec.Struct, frozen=True):
     """How the answer is to be."""
 
-    effort: Effort | None = None
+    effort: str | None = None
     format: OutputFormat | None = None
 
 
@@ -121,13 +118,11 @@ class MessagesRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The request. `max_tokens` is missing only where tokens are counted."""
 
     messages: list[MessageParam]
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
     model: str | None = None
     system: str | list[TextBlockParam] | None = None
     stream: bool = False
-    stop_sequences: Annotated[
-        list[Annotated[str, msgspec.Meta(min_length=1)]], msgspec.Meta(max_length=MAX_STOP_SEQUENCES)
-    ] = []
+    stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] = []
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -136,13 +131,13 @@ class MessagesRequest(msgspec.Struct, frozen=True, kw_only=True):
     thinking: Thinking | None = None
     output_config: OutputConfig = OutputConfig()
     output_format: OutputFormat | None = None
-    effort: Effort | None = None
+    effort: str | None = None
     service_tier: Literal["auto", "standard_only", "default", "flex", "priority"] | None = None
     metadata: dict[str, Any] | None = None
     mcp_servers: list[Any] = []
     context_management: dict[str, Any] | None = None
     container: Any = None
-    cache_salt: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None = None
+    cache_salt: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
     vllm_xargs: dict[str, Any] | None = None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from serve_app.api.fields import quoted
 from serve_app.api.messages_body import MessagesRequest, ToolChoiceParam, ToolParam
 from serve_app.api.schemas import check_schema
+from serve_app.api.tool_names import check_tool_name
 from serve_app.errors import BadRequestError
 from serve_app.harmony.conversation import Tool
 from serve_app.harmony.grammar import ToolChoice
@@ -18,8 +19,6 @@ _ANTHROPIC_TOOL = re.compile(
     r"(bash|text_editor|computer|computer_toolset|browser_toolset|mcp_toolset|memory|advisor|web_search"
     r"|web_fetch|code_execution|tool_search_tool_bm25|tool_search_tool_regex)(_[0-9]{8})?"
 )
-# What harmony's headers would take for something else is left out.
-_NAME = re.compile(r"[\w.:/-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +82,7 @@ def _tool(tool: ToolParam, place: str) -> Tool:
             raise BadRequestError(f"{place}.{field}: field required", f"{place}.{field}")
     assert tool.name is not None
     assert tool.input_schema is not None
-    if not _NAME.fullmatch(tool.name):
-        param = f"{place}.name"
-        raise BadRequestError(
-            f"{param}: {quoted(tool.name)} must consist of 1 to 128 letters, digits and -_.:/", param
-        )
+    check_tool_name(tool.name, f"{place}.name")
     schema = {"type": "object"} | tool.input_schema
     check_schema(schema, f"{place}.input_schema")
     return Tool(tool.name, tool.description or "", schema)
