@@ -30,6 +30,14 @@ NOT_SERVED = ("audio", "prompt_logprobs", "truncate_prompt_tokens", "use_beam_se
 
 def exchange(body: dict[str, Any]) -> Exchange[ChatEvent]:
     """Returns what a request's body asks for. Raises `BadRequestError` for the first thing that is wrong."""
+    try:
+        return _exchange(body)
+    except RecursionError:
+        # What could be parsed may still be too deep for what comes after.
+        raise BadRequestError("the request body is nested too deeply", None) from None
+
+
+def _exchange(body: dict[str, Any]) -> Exchange[ChatEvent]:
     _check_served(body)
     request = convert(body, ChatRequest)
     if not request.messages:

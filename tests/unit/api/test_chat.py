@@ -301,6 +301,26 @@ def test_any_body_is_an_exchange_or_a_bad_request(changes: list[tuple[tuple[Any,
         assert list(encoder.begin())
 
 
+@pytest.mark.parametrize("depth", [100, 500, 950, 970, 980])
+def test_a_body_that_is_nested_too_deeply_is_a_bad_request(depth: int) -> None:
+    deep: Any = 1
+    for _ in range(depth):
+        deep = [deep]
+    schema = {"type": "object", "default": deep}
+    tag = {"type": "structural_tag", "format": {"type": "json_schema", "json_schema": schema}}
+    fields: dict[str, Any]
+    for fields in (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": schema}}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
+        {"response_format": tag},
+        {"messages": [{"role": "assistant", "tool_calls": [called("f", "a", {"x": deep})]}]},
+        {"messages": [{"role": "user", "content": [{"type": deep}]}]},
+        {"tools": TOOLS, "tool_choice": {"type": deep}},
+    ):
+        with contextlib.suppress(BadRequestError):
+            exchange(**fields)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.sampled_from(ChatRequest.__struct_fields__) | st.text(max_size=4), VALUES))
 def test_any_object_is_an_exchange_or_a_bad_request(body: dict[str, Any]) -> None:
