@@ -35,6 +35,9 @@ class Place:
 
     async def granted(self) -> str:
         """Returns the replica once it is this sequence's turn. Raises the `ServiceError` that refuses it."""
+        if self._replica.done():
+            # Most of the time. Waiting would wake the event loop by a system call.
+            return self._replica.result()
         return await asyncio.shield(asyncio.wrap_future(self._replica))
 
     def grant(self, replica: str) -> None:

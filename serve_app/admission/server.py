@@ -57,7 +57,7 @@ class GateServer:
         self.address = FrameAddress(f"tcp://{netloc}:{port}", public)
         self._refused: Counter[Reason] = Counter()
         self._say_refused_at = 0.0
-        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+        self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[Message])
         self._alarm = Alarm(admission.next_tick, lambda: self._send(admission.tick(time.monotonic())))
         self.task = asyncio.create_task(self._run())
 
@@ -70,11 +70,12 @@ class GateServer:
         while True:
             ingress, *parts = await self._socket.recv_multipart()
             try:
-                message = self._decoder.decode(b"".join(parts))
+                messages = self._decoder.decode(b"".join(parts))
             except msgspec.MsgspecError as error:
                 logger.error("a message was dropped: %s; do all replicas run the same version?", error)
                 continue
-            self._send(self._admission.handle(ingress, message, time.monotonic()))
+            for message in messages:
+                self._send(self._admission.handle(ingress, message, time.monotonic()))
             self._alarm.update()
 
     def _send(self, events: list[Addressed]) -> None:

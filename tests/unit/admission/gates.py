@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -141,14 +142,17 @@ class ScriptedGate:
         self._socket.curve_secretkey = secret
         port = self._socket.bind_to_random_port("tcp://127.0.0.1")
         self.address = FrameAddress(f"tcp://127.0.0.1:{port}", public)
-        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+        self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[Message])
+        self._heard: deque[Message] = deque()
         self.ingress = b""
 
     async def hear(self, *kinds: type[Message]) -> Message:
         """The next message of one of these kinds; the others are passed over."""
         while True:
-            self.ingress, content = await self._socket.recv_multipart()
-            message = self._decoder.decode(content)
+            while not self._heard:
+                self.ingress, content = await self._socket.recv_multipart()
+                self._heard.extend(self._decoder.decode(content))
+            message = self._heard.popleft()
             if isinstance(message, kinds):
                 return message
 

@@ -482,6 +482,7 @@ def test_a_message_that_was_lost_is_noticed_by_the_gate() -> None:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(socket, "send", lambda _: None)
                 ticket.close()
+                await asyncio.sleep(0)  # it is sent in this round of the loop
             await admission.until(lambda: admission.num_joins == 2)
             assert admission.counts == (0, 0)
 
