@@ -8,24 +8,16 @@ from __future__ import annotations
 import re
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from serve_app.harmony.schema_place import ANNOTATIONS, CHOICES, SHAPES, Place, Schema, choice_of
 
 # Deeper levels are not looked at. Schemas of tools have some five.
 MAX_DEPTH = 32
 # In characters of text, about: all the tools of a request together. More would fill the model's context.
-MAX_WORK = 1_000_000
+MAX_WORK = 500_000
 # What looking at one place costs, in the same unit.
 PLACE_WORK = 20
-
-Schema = dict[str, Any]
-
-_ANNOTATIONS = frozenset({"title", "description", "default", "examples", "nullable"})
-_CHOICES = ("oneOf", "anyOf")
-# What says of which type a value is, beside `type`. Other keywords restrict its values.
-SHAPES = frozenset(
-    {"enum", "const", "properties", "patternProperties", "items", "prefixItems", "allOf", *_CHOICES}
-)
 
 
 class WorkLimit:
@@ -40,24 +32,12 @@ class WorkLimit:
         return self.left >= 0
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One place of a schema. `schema` holds neither a reference nor an `allOf` that could be merged."""
-
-    schema: Schema
-    path: frozenset[int] = field(default_factory=frozenset)
-    """Identities of the schemas that references have led through: following one again would not end."""
-    unresolved: str | None = None
-    """The name that a reference ends in which is not followed: an unknown one, or back to where it stands."""
-    choice: list[Any] | None = None
-    """The alternatives of a `oneOf` or `anyOf`, if they say anything about types."""
-
-
 class SchemaReader:
     """Reads one schema document."""
 
     def __init__(self, root: Any, limit: WorkLimit) -> None:
-        self.root = root
+        # A mapping of another kind is as good at the top. All below is what a JSON parser makes.
+        self.root = dict(root) if isinstance(root, Mapping) else root
         self.limit = limit
 
     def top(self) -> Place:
@@ -66,7 +46,7 @@ class SchemaReader:
 
     def place(self, schema: Any, path: frozenset[int], depth: int = 0) -> Place:
         """Returns what a schema below the places in `path` says."""
-        if not isinstance(schema, Mapping) or depth > MAX_DEPTH:
+        if not isinstance(schema, dict) or depth > MAX_DEPTH:
             return Place({}, path)
         if not self.limit.spend(PLACE_WORK + _size(schema)):
             return Place({}, path)
@@ -74,7 +54,7 @@ class SchemaReader:
         reference = own.pop("$ref", None)
         if isinstance(reference, str):
             # What is said beside a reference still holds.
-            notes = {key: own[key] for key in own.keys() & _ANNOTATIONS}
+            notes = {key: own[key] for key in own.keys() & ANNOTATIONS}
             target = self._target(reference)
             if target is None or id(target) in path:
                 return Place(notes, path, unresolved=_name(reference))
@@ -99,13 +79,13 @@ class SchemaReader:
         target = self.root
         for step in urllib.parse.unquote(pointer).split("/")[1:]:
             key = step.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, Mapping):
+            if isinstance(target, dict):
                 target = target.get(key)
             elif isinstance(target, list) and key.isdecimal() and len(key) < 6 and int(key) < len(target):
                 target = target[int(key)]
             else:
                 return None
-        return target if isinstance(target, Mapping) and (not pointer or pointer[0] == "/") else None
+        return target if isinstance(target, dict) and (not pointer or pointer[0] == "/") else None
 
     def _all_of(self, own: Schema, path: frozenset[int], depth: int) -> tuple[Schema, frozenset[int]]:
         """Merges the parts of an `allOf`; keeps those that cannot be."""
@@ -128,7 +108,7 @@ class SchemaReader:
 
     def _optional(self, own: Schema, path: frozenset[int], depth: int) -> Place | None:
         """Makes `anyOf: [T, null]` a T with `nullable`, so that what is said of T is said of the whole."""
-        for keyword in _CHOICES:
+        for keyword in CHOICES:
             variants = own.get(keyword)
             if not isinstance(variants, list) or len(variants) != 2:
                 continue
@@ -164,12 +144,12 @@ def _both(key: str, base: Any, over: Any, limit: WorkLimit) -> Any:
             return f"{over}\n{base}" if limit.spend(len(base) + len(over)) else over
         case "required" if isinstance(base, list) and isinstance(over, list):
             return base + over if limit.spend(len(base) + len(over)) else over
-        case "properties" | "patternProperties" if isinstance(base, Mapping) and isinstance(over, Mapping):
+        case "properties" | "patternProperties" if isinstance(base, dict) and isinstance(over, dict):
             if not limit.spend(len(base) + len(over)):
                 return over
             shared = {name: {"allOf": [base[name], over[name]]} for name in base.keys() & over.keys()}
             return {**over, **base, **shared}
-        case "items" if isinstance(base, Mapping) and isinstance(over, Mapping):
+        case "items" if isinstance(base, dict) and isinstance(over, dict):
             return {"allOf": [base, over]}
         case "type" if isinstance(base, list) and isinstance(over, str) and over in base:
             return over
@@ -178,42 +158,23 @@ def _both(key: str, base: Any, over: Any, limit: WorkLimit) -> Any:
         case "type" if (base, over) in (("integer", "number"), ("number", "integer")):
             return "integer"
         case "additionalProperties":
-            return over if isinstance(over, Mapping) or not isinstance(base, Mapping) else base
+            return over if isinstance(over, dict) or not isinstance(base, dict) else base
     # Keywords that say of which type a value is would have to agree; of others one will do.
     return None if key == "type" or key in SHAPES else over
 
 
-def has_type(schema: Any) -> bool:
-    """Whether a schema says anything of the type of a value."""
-    return isinstance(schema, Mapping) and (
-        not SHAPES.isdisjoint(schema)
-        or "type" in schema
-        or "$ref" in schema
-        or isinstance(schema.get("additionalProperties"), Mapping)
-    )
-
-
-def choice_of(schema: Schema) -> list[Any] | None:
-    """Returns the alternatives of a `oneOf` or `anyOf`, if they say anything about types."""
-    for keyword in _CHOICES:
-        variants = schema.get(keyword)
-        if isinstance(variants, list) and any(map(has_type, variants)):
-            return variants
-    return None
-
-
-def _size(schema: Mapping[str, Any]) -> int:
+def _size(schema: Schema) -> int:
     """Returns about how much there is to look at in a schema, without what is nested in it."""
     sizes = (
         len(value) // 16 if isinstance(value, str) else len(value)
         for value in schema.values()
-        if isinstance(value, str | list | Mapping)
+        if isinstance(value, str | list | dict)
     )
     return len(schema) + sum(sizes)
 
 
 def _is_null(schema: Any) -> bool:
-    if not isinstance(schema, Mapping):
+    if not isinstance(schema, dict):
         return False
     return schema.get("type") == "null" or ("const" in schema and schema["const"] is None)
 

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from serve_app.harmony.conversation import Tool
 from serve_app.harmony.schema_reader import WorkLimit
-from serve_app.harmony.schema_types import SchemaTypes, comment
+from serve_app.harmony.schema_text import comment
+from serve_app.harmony.schema_types import SchemaTypes
 
 
 def tools_section(tools: Sequence[Tool]) -> str:
