@@ -207,7 +207,7 @@ def _template(request: ResponsesRequest, toolbox: Toolbox, choice: Choice, effor
 
 def _warnings(request: ResponsesRequest, warnings: list[str]) -> tuple[str, ...]:
     if request.truncation == "auto":
-        warnings.insert(0, "truncation: auto is not served")
+        warnings.insert(0, "truncation: auto: not served")
     if len(warnings) > MAX_WARNINGS:
         warnings[MAX_WARNINGS - 1 :] = [f"{len(warnings) - MAX_WARNINGS + 1} more"]
     return tuple(warnings)

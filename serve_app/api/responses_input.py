@@ -23,8 +23,10 @@ from serve_app.harmony.conversation import (
     UserText,
 )
 
-# Items of tools that are not served here. A client that has talked to another service has them in its
-# history; what was made of them is in the messages that follow.
+# Items of tools that are not served here: a client that has talked to another service has them in its
+# history, and what was made of them is in the messages that follow. References: AI SDK sends them in place of
+# reasoning and texts unless it is told that nothing is stored, in each turn but the first.
+REFERENCE = "item_reference"
 LEFT_OUT = frozenset(
     {
         "apply_patch_call",
@@ -34,6 +36,7 @@ LEFT_OUT = frozenset(
         "computer_call_output",
         "file_search_call",
         "image_generation_call",
+        REFERENCE,
         "local_shell_call",
         "local_shell_call_output",
         "mcp_approval_request",
@@ -56,7 +59,6 @@ REFUSED = {
     "context_compaction": "holds what only the service that has made it can read",
     "configuration_update": "changes the reasoning effort in the middle, which is not served",
     "compaction_trigger": "asks for a compaction, which is not served",
-    "item_reference": "refers to a stored item, and this service stores nothing: send the item itself",
 }
 
 
@@ -148,14 +150,15 @@ class _Reader:
     def add(self, item: Mapping[str, Any], place: str) -> None:
         kind = item.get("type")
         if kind is None:
-            kind = "message" if "role" in item else "item_reference" if "id" in item else None
+            kind = "message" if "role" in item else REFERENCE if "id" in item else None
         self.is_last_cut = False
         if isinstance(kind, str):
             if reader := self._readers.get(kind):
                 self.read.turns.extend(reader(item, place))
                 return
             if kind in LEFT_OUT:
-                self.read.warnings.append(f"{place}: {kind} is not served")
+                why = "nothing is stored, send items whole" if kind == REFERENCE else "not served"
+                self.read.warnings.append(f"{place}: {kind}: {why}")
                 return
             if reason := REFUSED.get(kind):
                 raise BadRequestError(f"{place} is of type {kind}: it {reason}", place)

@@ -119,7 +119,7 @@ class Toolbox:
             if kind == "function":
                 yield index, entry
             elif kind in OTHER_KINDS:
-                self.warnings.append(f"{place}: {kind} is not served")
+                self.warnings.append(f"{place}: {kind}: not served")
             else:
                 raise _unknown_kind(kind, f"{place}.type")
 
@@ -212,7 +212,7 @@ def _allowed(choice: Mapping[str, Any], toolbox: Toolbox) -> Choice:
                 names |= inside
                 shown.append({"type": "namespace", "name": entry["name"]})
             case kind if isinstance(kind, str) and kind in OTHER_KINDS:
-                toolbox.warnings.append(f"{place}: {kind} is not served")
+                toolbox.warnings.append(f"{place}: {kind}: not served")
             case kind:
                 raise _unknown_kind(kind, f"{place}.type")
     asked: ToolChoice = allowed.mode or "auto"

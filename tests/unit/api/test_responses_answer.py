@@ -211,7 +211,7 @@ def test_the_number_of_input_tokens() -> None:
     assert input_tokens_body(7) == {"object": "response.input_tokens", "input_tokens": 7}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(ANSWERS)
 def test_openais_accumulator_takes_any_answer(made: tuple[list[ItemEvent], Finish]) -> None:
     items, finish = made

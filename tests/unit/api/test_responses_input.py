@@ -190,10 +190,10 @@ def test_parts_that_are_no_text_are_refused_by_place(kind: str | None, place: st
 
 
 @pytest.mark.parametrize("kind", sorted(LEFT_OUT))
-def test_items_of_hosted_tools_are_left_out_with_a_warning(kind: str) -> None:
+def test_items_of_kinds_that_are_not_served_are_left_out_with_a_warning(kind: str) -> None:
     found = read(USER, {"type": kind, "id": "x_1", "status": "completed"})
     assert found.turns == [UserText("Weather?")]
-    assert found.warnings == [f"input[1]: {kind} is not served"]
+    assert [warning.split(": ")[:2] for warning in found.warnings] == [["input[1]", kind]]
 
 
 @pytest.mark.parametrize("kind", sorted(REFUSED))
@@ -203,8 +203,11 @@ def test_items_whose_content_is_elsewhere_are_refused(kind: str) -> None:
     assert kind in str(error)
 
 
-def test_an_item_with_an_id_alone_is_a_reference() -> None:
-    assert refusal(USER, {"id": "msg_1"}).param == "input[1]"
+@pytest.mark.parametrize("reference", [{"id": "rs_1"}, {"type": "item_reference", "id": "rs_1"}])
+def test_a_reference_to_a_stored_item_is_left_out(reference: dict[str, Any]) -> None:
+    found = read(USER, reference, CALL, OUTPUT)
+    assert found.turns == turns(USER, CALL, OUTPUT)
+    assert found.warnings == ["input[1]: item_reference: nothing is stored, send items whole"]
 
 
 def test_every_kind_of_item_that_openai_knows_is_known() -> None:

@@ -155,19 +155,19 @@ def test_tools_of_other_kinds_are_left_out_with_a_warning(kind: str) -> None:
     other = {"type": kind, "name": "x", "format": {"type": "text"}}
     asked = ask(tools=[FUNCTION, other])
     assert asked.offer == Offer(tools=frozenset({"f"}))
-    assert asked.warnings == (f"tools[1]: {kind} is not served",)
+    assert asked.warnings == (f"tools[1]: {kind}: not served",)
     assert len(response(tools=[FUNCTION, other])["tools"]) == 1
     assert ask(tools=[other]).offer == Offer()
     assert refusal(tools=[FUNCTION, other], tool_choice={"type": kind}).param == "tool_choice.type"
     assert refusal(tools=[other], tool_choice="required").param == "tool_choice"
     namespace = {"type": "namespace", "name": "n", "tools": [other, FUNCTION]}
-    assert ask(tools=[namespace]).warnings == (f"tools[0].tools[0]: {kind} is not served",)
+    assert ask(tools=[namespace]).warnings == (f"tools[0].tools[0]: {kind}: not served",)
 
 
 def test_warnings_fit_into_a_header() -> None:
     warnings = ask(tools=[{"type": "web_search"}] * 1000, truncation="auto").warnings
     assert len("; ".join(warnings)) < 500
-    assert warnings[0] == "truncation: auto is not served"
+    assert warnings[0] == "truncation: auto: not served"
     assert warnings[-1] == "994 more"
 
 
