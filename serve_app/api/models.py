@@ -10,7 +10,10 @@ import hashlib
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from serve_app.api.fields import quoted
 from serve_app.errors import ModelNotFoundError
@@ -19,20 +22,63 @@ from serve_app.errors import ModelNotFoundError
 _CREATED = int(time.time())
 
 
+class Permission(msgspec.Struct):
+    """OpenAI's object of 2023, which vLLM shows still."""
+
+    id: str
+    object: Literal["model_permission"] = "model_permission"
+    created: int = _CREATED
+    allow_create_engine: bool = False
+    allow_sampling: bool = True
+    allow_logprobs: bool = True
+    allow_search_indices: bool = False
+    allow_view: bool = True
+    allow_fine_tuning: bool = False
+    organization: str = "*"
+    group: str | None = None
+    is_blocking: bool = False
+
+
+class Model(msgspec.Struct, kw_only=True):
+    """A name that requests may give."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = _CREATED
+    owned_by: Literal["vllm"] = "vllm"
+    root: str
+    """Where the checkpoint comes from."""
+    parent: str | None = None
+    max_model_len: int
+    permission: list[Permission]
+    # Anthropic's.
+    type: Literal["model"] | UnsetType = UNSET
+    display_name: str | UnsetType = UNSET
+    created_at: str | UnsetType = UNSET
+    lifecycle: Literal["active"] | UnsetType = UNSET
+    max_input_tokens: int | UnsetType = UNSET
+    max_tokens: int | UnsetType = UNSET
+
+
+class ModelList(msgspec.Struct, kw_only=True):
+    """All names, the first one first."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+    # Anthropic's.
+    has_more: bool | UnsetType = UNSET
+    first_id: str | UnsetType = UNSET
+    last_id: str | UnsetType = UNSET
+
+
 def list_body(
     served_names: Sequence[str], root: str, max_model_len: int, *, is_anthropic: bool = False
 ) -> dict[str, Any]:
-    """Returns all served names, the first one first. `root` is where the checkpoint comes from."""
-    body: dict[str, Any] = {
-        "object": "list",
-        "data": [
-            model_body(served_names, root, max_model_len, name, is_anthropic=is_anthropic)
-            for name in served_names
-        ],
-    }
+    """Returns all served names. `root` is where the checkpoint comes from."""
+    body = ModelList(data=[_model(name, root, max_model_len, is_anthropic) for name in served_names])
     if is_anthropic:
-        body |= {"has_more": False, "first_id": served_names[0], "last_id": served_names[-1]}
-    return body
+        body.has_more, body.first_id, body.last_id = False, served_names[0], served_names[-1]
+    return _builtins(body)
 
 
 def model_body(
@@ -43,42 +89,20 @@ def model_body(
         raise ModelNotFoundError(
             f"the model {quoted(name)} is not served here; there is {quoted(served_names[0])}"
         )
-    body: dict[str, Any] = {
-        "id": name,
-        "object": "model",
-        "created": _CREATED,
-        "owned_by": "vllm",
-        "root": root,
-        "parent": None,
-        "max_model_len": max_model_len,
-        "permission": [_permission(name)],
-    }
+    return _builtins(_model(name, root, max_model_len, is_anthropic))
+
+
+def _model(name: str, root: str, max_model_len: int, is_anthropic: bool) -> Model:
+    # The same id on each ingress.
+    permission = Permission(f"modelperm-{hashlib.sha256(name.encode()).hexdigest()[:32]}")
+    model = Model(id=name, root=root, max_model_len=max_model_len, permission=[permission])
     if is_anthropic:
-        body |= {
-            "type": "model",
-            "display_name": name,
-            "created_at": datetime.fromtimestamp(_CREATED, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "lifecycle": "active",
-            "max_input_tokens": max_model_len,
-            "max_tokens": max_model_len,
-        }
-    return body
+        model.type, model.lifecycle, model.display_name = "model", "active", name
+        model.created_at = datetime.fromtimestamp(_CREATED, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        model.max_input_tokens = model.max_tokens = max_model_len
+    return model
 
 
-def _permission(name: str) -> dict[str, Any]:
-    """OpenAI's object of 2023, which vLLM shows still."""
-    return {
-        # The same on each ingress.
-        "id": f"modelperm-{hashlib.sha256(name.encode()).hexdigest()[:32]}",
-        "object": "model_permission",
-        "created": _CREATED,
-        "allow_create_engine": False,
-        "allow_sampling": True,
-        "allow_logprobs": True,
-        "allow_search_indices": False,
-        "allow_view": True,
-        "allow_fine_tuning": False,
-        "organization": "*",
-        "group": None,
-        "is_blocking": False,
-    }
+def _builtins(body: Model | ModelList) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(body)
+    return shown
