@@ -145,7 +145,11 @@ def _grammar(
     except BadRequestError as error:
         # The grammar does not know what the field is called here.
         raise BadRequestError(f"{param}: {error}", error.param or param, error.code) from None
-    return None if tag is None else Grammar(tag, param)
+    if tag is None:
+        return None
+    if not is_continued:
+        toolbox.check_grammar(choice.names)
+    return Grammar(tag, param)
 
 
 def _sampling(request: ResponsesRequest, has_logprobs: bool) -> Sampling:

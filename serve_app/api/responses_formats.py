@@ -6,7 +6,7 @@ from typing import Any
 
 from serve_app.api import structured_outputs
 from serve_app.api.responses_body import ResponsesRequest, TextFormat, TextOptions
-from serve_app.api.schemas import check_schema
+from serve_app.api.schemas import check_format_schema
 from serve_app.errors import BadRequestError
 from serve_app.harmony.grammar import ContentFormat
 
@@ -37,7 +37,7 @@ def _of_text_format(text_format: TextFormat) -> tuple[ContentFormat, str] | None
             param = "text.format.schema"
             if text_format.schema is None:
                 raise BadRequestError(f"{param}: this field is missing", param)
-            check_schema(text_format.schema, param)
+            check_format_schema(text_format.schema, param)
             return ContentFormat("json_schema", text_format.schema), param
 
 

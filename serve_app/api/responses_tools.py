@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from serve_app.api.fields import convert, quoted
-from serve_app.api.schemas import check_schema
+from serve_app.api.schemas import check_format_schema, check_schema
 from serve_app.api.tool_names import check_tool_name
 from serve_app.errors import BadRequestError
 from serve_app.harmony.conversation import Tool
@@ -79,6 +79,7 @@ class Toolbox:
     echo: list[dict[str, Any]] = field(default_factory=list)
     """The tools as the response shows them."""
     warnings: list[str] = field(default_factory=list)
+    _places: dict[str, str] = field(default_factory=dict)
 
     def add(self, entries: Sequence[Mapping[str, Any]], path: str) -> None:
         """Adds the tools of a list that stands at `path` of the body. Raises `BadRequestError`."""
@@ -133,6 +134,7 @@ class Toolbox:
             self.warnings.append(f"{place}: {name} is defined twice; the first one counts")
         else:
             self.tools[name] = Tool(name, function.description or "", function.parameters)
+            self._places[name] = place
             if namespace:
                 self.namespaced[name] = namespace, function.name
         return {
@@ -142,6 +144,12 @@ class Toolbox:
             "parameters": function.parameters,
             "strict": function.strict,
         }
+
+    def check_grammar(self, names: frozenset[str]) -> None:
+        """Raises `BadRequestError` if a call of one of `names` cannot be made to follow its schema."""
+        for name, tool in self.tools.items():
+            if name in names and tool.parameters is not None:
+                check_format_schema(tool.parameters, f"{self._places[name]}.parameters")
 
     def find(self, name: str, namespace: str | None) -> str | None:
         """Returns the name in the prompt of the function that a client means, or None."""

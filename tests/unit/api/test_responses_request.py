@@ -211,6 +211,15 @@ def test_a_schema_that_is_none_is_refused_by_place() -> None:
     assert param.startswith("tools[0].tools[0].parameters")
 
 
+def test_schemas_that_the_grammar_follows_lead_somewhere() -> None:
+    nowhere = {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}
+    tools = [{"type": "namespace", "name": "n", "tools": [FUNCTION | {"parameters": nowhere}]}]
+    assert ask(tools=tools).grammar is None
+    assert refusal(tools=tools, tool_choice="required").param == "tools[0].tools[0].parameters"
+    text_format = {"type": "json_schema", "name": "n", "schema": nowhere}
+    assert refusal(text={"format": text_format}).param == "text.format.schema"
+
+
 def test_choices_of_tools() -> None:
     assert offer(tools=TOOLS, tool_choice="none") == Offer()
     assert conversation(tools=TOOLS, tool_choice="none").tools == ()
