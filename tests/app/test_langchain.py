@@ -96,7 +96,7 @@ class ServiceTests(ChatModelIntegrationTests):
         return self._ask(text, stream)
 
     def _ask(self, text: str, stream: bool) -> AIMessage:
-        model = self.chat_model_class(**self.chat_model_params, max_tokens=50)
+        model = ChatOpenAI(**{**self.chat_model_params, "max_tokens": 50})
         if not stream:
             return model.invoke(text)
         whole: Any = None
