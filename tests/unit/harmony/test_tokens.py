@@ -102,6 +102,15 @@ def test_half_a_surrogate_pair(vocabulary: Vocabulary) -> None:
     assert b"".join(map(vocabulary.bytes_of, vocabulary.encode("\ud800" * 3000))).decode() == "\ufffd" * 3000
 
 
+def test_a_limit_ends_encoding_early(vocabulary: Vocabulary) -> None:
+    text = "word " * 100_000
+    whole = vocabulary.encode(text)
+    cut = vocabulary.encode(text, max_tokens=1000)
+    assert 1000 < len(cut) < 10_000
+    assert cut == whole[: len(cut)]
+    assert vocabulary.encode(text, max_tokens=len(whole)) == whole
+
+
 def test_least_number_of_tokens() -> None:
     assert [min_tokens(num_bytes) for num_bytes in (0, 1, 128, 129)] == [0, 1, 1, 2]
 
