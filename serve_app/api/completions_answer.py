@@ -18,6 +18,7 @@ from serve_app.api.completions_body import (
     Logprobs,
 )
 from serve_app.api.completions_logprobs import LogprobReader, prompt_logprobs
+from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Start
 from serve_app.errors import ServiceError, body_of
 
@@ -103,7 +104,7 @@ class CompletionEncoder:
                 return b""
             return self._prefix + b'],"usage":' + self._encode(event.usage) + b"}\n\n"
         usage = b',"usage":' + self._encode(event.usage) if event.usage else b""
-        return self._prefix + self._encode(event.choice) + b"]" + usage + b"}\n\n"
+        return self._prefix + on_one_line(self._encode(event.choice)) + b"]" + usage + b"}\n\n"
 
     def last_bytes(self) -> bytes:
         """Returns OpenAI's mark of the end."""
@@ -111,7 +112,7 @@ class CompletionEncoder:
 
     def error_bytes(self, error: ServiceError) -> bytes:
         """Returns the error in place of a chunk, and the mark of the end."""
-        return b"data: " + self._encode(body_of(error)) + b"\n\n" + DONE
+        return b"data: " + on_one_line(self._encode(body_of(error))) + b"\n\n" + DONE
 
     def fold(self, events: Iterable[Chunk]) -> dict[str, Any]:
         """Returns the body that is not streamed."""

@@ -24,6 +24,7 @@ from serve_app.answers.items import (
     TextBegan,
 )
 from serve_app.answers.usage import Usage
+from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Start
 from serve_app.api.messages_errors import error_body
 from serve_app.api.messages_events import (
@@ -49,7 +50,6 @@ from serve_app.api.messages_events import (
     ThinkingDelta,
     ToolUseBlock,
     event_bytes,
-    on_one_line,
 )
 from serve_app.api.messages_fold import fold, object_of
 from serve_app.api.sealing import Sealer

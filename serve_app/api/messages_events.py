@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from serve_app.api.event_lines import on_one_line
+
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
@@ -152,14 +154,3 @@ _encode = msgspec.json.Encoder().encode
 def event_bytes(event: StreamEvent) -> bytes:
     """Returns an event as it is streamed, with the empty line behind it."""
     return _HEADS[type(event)] + on_one_line(_encode(event)) + b"\n\n"
-
-
-def on_one_line(json_text: bytes) -> bytes:
-    """Returns JSON without what clients that use Python's `splitlines` take for the end of a line."""
-    if json_text.isascii():
-        return json_text
-    return (
-        json_text.replace(b"\xe2\x80\xa8", b"\\u2028")
-        .replace(b"\xe2\x80\xa9", b"\\u2029")
-        .replace(b"\xc2\x85", b"\\u0085")
-    )

@@ -393,6 +393,13 @@ def test_a_stop_string_ends_text_ids_logprobs_and_usage_alike() -> None:
         assert answers.body()["usage"]["completion_tokens"] == 2
 
 
+def test_each_event_is_a_line_for_python_too() -> None:
+    answers = Answers({"stream": True}, [ids("one\u2028two\x85\u2029")])
+    [event] = answers.events[:1]
+    assert len(answers.encoder.to_bytes(event).decode().splitlines()) == 2
+    assert answers.choice()["text"] == answers.chunks()[0]["choices"][0]["text"] == "one\u2028two\x85\u2029"
+
+
 def test_an_error_ends_the_stream() -> None:
     encoder = parse().new_encoder(Start("m", 0, PROMPT_IDS, VOCABULARY.bytes_of))
     error, done, _ = encoder.error_bytes(EngineLostError("gone")).decode().split("\n\n")
