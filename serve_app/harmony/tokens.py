@@ -88,16 +88,21 @@ class Vocabulary:
                 break
         return tokens
 
-    def encode_prompt(self, text: str) -> list[int]:
-        """Returns the tokens of a whole prompt: special ones where their names stand in the text."""
+    def encode_prompt(self, text: str, max_tokens: int | None = None) -> list[int]:
+        """Returns the tokens of a whole prompt: special ones where their names stand in the text.
+
+        Where the text has more than `max_tokens`, it may end early with any number above that.
+        """
         tokens: list[int] = []
         start = 0
         for match in _SPECIAL.finditer(text):
             if (token := self._special.get(match[0])) is not None:
-                tokens += self.encode(text[start : match.start()])
+                tokens += self.encode(text[start : match.start()], max_tokens)
                 tokens.append(token)
                 start = match.end()
-        return tokens + self.encode(text[start:])
+                if max_tokens is not None and len(tokens) > max_tokens:
+                    return tokens
+        return tokens + self.encode(text[start:], max_tokens)
 
     def _encode(self, text: str) -> list[int]:
         tokens: list[int] = self.encoding.encode(text, disallowed_special=())
