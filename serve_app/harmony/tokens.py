@@ -97,7 +97,8 @@ class Vocabulary:
         start = 0
         for match in _SPECIAL.finditer(text):
             if (token := self._special.get(match[0])) is not None:
-                tokens += self.encode(text[start : match.start()], max_tokens)
+                if start < match.start():
+                    tokens += self.encode(text[start : match.start()], max_tokens)
                 tokens.append(token)
                 start = match.end()
                 if max_tokens is not None and len(tokens) > max_tokens:

@@ -128,3 +128,8 @@ def test_a_token_that_the_model_does_not_know_is_text(vocabulary: Vocabulary) ->
     assert len(vocabulary.token_bytes) == tokens.NUM_TOKENS
     assert vocabulary.encode_prompt("<|reserved_201087|>") == [201087]
     assert max(vocabulary.encode_prompt("<|reserved_201088|>")) < tokens.FIRST_SPECIAL
+
+
+def test_a_prompt_that_is_too_long_ends_early(vocabulary: Vocabulary) -> None:
+    assert 100 < len(vocabulary.encode_prompt("<|start|>a" * 100_000, 100)) < 1000
+    assert vocabulary.encode_prompt("<|start|>a" * 50, 100) == vocabulary.encode_prompt("<|start|>a" * 50)
