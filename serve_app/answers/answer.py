@@ -14,21 +14,17 @@ from serve_app.answers.items import (
     Finish,
     ItemEnded,
     ItemEvent,
-    ReasoningBegan,
     TextBegan,
     TokenLogprob,
 )
+from serve_app.answers.message_items import REASONING, Item, MessageItems
 from serve_app.answers.offer import Offer
-from serve_app.answers.repairs import Repair
 from serve_app.answers.stop_strings import StopStrings
-from serve_app.harmony.header import Author, Header, Names
-from serve_app.harmony.reader import MessageEnd, MessageEvent, Reader, Text
+from serve_app.harmony.header import Header
+from serve_app.harmony.raw_part import Text
+from serve_app.harmony.reader import MessageEnd, MessageEvent, Reader
+from serve_app.harmony.recipients import Names
 from serve_app.harmony.tokens import Vocabulary
-
-Item = ReasoningBegan | TextBegan | CallBegan
-
-_REASONING = ReasoningBegan()
-_TEXTS = {"commentary": TextBegan("commentary"), "final": TextBegan("final")}
 
 
 class AnswerReader:
@@ -42,10 +38,10 @@ class AnswerReader:
         "_content",
         "_has_begun",
         "_has_cut_call",
-        "_is_plain",
+        "_is_searched",
         "_item",
+        "_items",
         "_logprobs",
-        "_num_calls",
         "_num_complete_calls",
         "_offer",
         "_reader",
@@ -60,21 +56,23 @@ class AnswerReader:
     def __init__(self, offer: Offer, vocabulary: Vocabulary) -> None:
         self._offer = offer
         self._stop_strings = StopStrings(offer.stop)
+        self._is_searched = bool(self._stop_strings)
         self.repairs: Counter[str] = Counter()
         """What had to be repaired so far, by kind (`repairs.KINDS`)."""
+        self._items = MessageItems(offer, self.repairs)
         names = Names(offer.tools, offer.forbidden_tools)
         self._reader = Reader(vocabulary, names, self.repairs, is_continued=offer.is_continued)
         # The item that the open message is; None: there is none, or it is not shown. An item begins with its
-        # first text, a call at once. It is plain while its text can go out as it comes.
+        # first text, a call at once.
         self._item: Item | None = None
-        self._has_begun = self._is_plain = False
+        self._has_begun = False
         self._content: Content | None = None
         # What is shown of the item and not yet an event.
         self._released: list[str] = []
         self._released_logprobs: list[TokenLogprob] = []
         # By position in the answer, of tokens that may turn out as content.
         self._logprobs: dict[int, TokenLogprob] = {}
-        self._num_calls = self._num_complete_calls = self._reasoning_tokens = 0
+        self._num_complete_calls = self._reasoning_tokens = 0
         self._has_cut_call = False
         # The stop string that has ended the answer, and the number of tokens up to it.
         self._stop: tuple[str, int] | None = None
@@ -90,20 +88,38 @@ class AnswerReader:
         self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprob] | None = None
     ) -> list[ItemEvent]:
         """Returns what the next tokens of the engine say. `logprobs`, if given, has one entry a token."""
-        if self._is_plain and logprobs is None and token_ids:
-            text = self._reader.read_text(token_ids)
+        if self._has_begun and logprobs is None and token_ids:
+            reader = self._reader
+            pending = reader.characters.pending
+            text = reader.read_text(token_ids)
             if text is not None:
-                if self._item is _REASONING:
+                if self._item is REASONING:
                     self._reasoning_tokens += len(token_ids)
+                elif self._is_searched and self._content is not None:
+                    return self._content_events(self._content, text, token_ids, pending)
                 return [Delta(text)] if text else []
         events: list[ItemEvent] = []
         if self._stop is not None:
             return events
-        if logprobs is None and not self._stop_strings:
+        if logprobs is None and not self._is_searched:
             self._take(self._reader.feed(token_ids), events)
         else:
             self._feed_by_token(token_ids, logprobs, events)
         self._show(events)
+        return events
+
+    def _content_events(
+        self, content: Content, text: str, token_ids: Sequence[int], pending: bytes
+    ) -> list[ItemEvent]:
+        """Returns what can be shown after tokens of content; `pending` as `Reader.tokens_for` needs it."""
+        reader = self._reader
+        position = reader.num_tokens - len(token_ids)
+        text, logprobs = content.feed(
+            text, position, tokens_for=lambda num_chars: reader.tokens_for(num_chars, token_ids, pending)
+        )
+        events: list[ItemEvent] = [Delta(text, tuple(logprobs))] if text or logprobs else []
+        if content.match is not None:
+            self._stop_here(content, events)
         return events
 
     def end(self, reason: Literal["stop", "length"], stop_token: int | None = None) -> list[ItemEvent]:
@@ -154,54 +170,22 @@ class AnswerReader:
                 self._begin(event, events)
 
     def _begin(self, header: Header, events: list[ItemEvent]) -> None:
-        self._item = self._item_of(header)
+        self._item = self._items.item_of(header)
         self._has_begun = False
         if isinstance(self._item, TextBegan):
             self._content = Content(self._stop_strings, keeps_stop_string=self._offer.keeps_stop_string)
         elif isinstance(self._item, CallBegan):
             self._begin_item(self._item, events)
 
-    def _item_of(self, header: Header) -> Item | None:
-        """Returns what a message is for the client; None: it is not shown."""
-        if header.author is not Author.ASSISTANT:
-            self.repairs[Repair.INVENTED_RESULT] += header.author is Author.TOOL
-            return None
-        name, channel = header.recipient, header.channel
-        is_known = name in self._offer.tools or name in self._offer.forbidden_tools
-        if name is not None and (is_known or channel != "final"):
-            return self._call(name)
-        if channel == "analysis":
-            return _REASONING
-        return _TEXTS[channel or "final"]
-
-    def _call(self, name: str) -> CallBegan | None:
-        offer = self._offer
-        if name in offer.tools:
-            pass
-        elif name in offer.forbidden_tools:
-            self.repairs[Repair.FORBIDDEN_CALL_DROPPED] += 1
-            return None
-        elif not offer.tools:
-            self.repairs[Repair.UNOFFERED_CALL_DROPPED] += 1
-            return None
-        if self._num_calls and not offer.is_parallel:
-            self.repairs[Repair.PARALLEL_CALL_DROPPED] += 1
-            return None
-        if name not in offer.tools:
-            self.repairs[Repair.UNOFFERED_CALL_PASSED] += 1
-        self._num_calls += 1
-        return CallBegan(name)
-
     def _begin_item(self, item: Item, events: list[ItemEvent]) -> None:
         events.append(item)
         self._has_begun = True
-        self._is_plain = not isinstance(item, TextBegan) or not self._stop_strings
 
     def _text(self, text: Text, events: list[ItemEvent]) -> None:
         logprob = self._logprobs.pop(text.position, None) if text.num_tokens else None
         if self._item is None:
             return
-        if self._item is _REASONING:
+        if self._item is REASONING:
             self._reasoning_tokens += text.num_tokens
         if self._content is None:
             self._release((text.text, []), events)
@@ -243,4 +227,4 @@ class AnswerReader:
             if isinstance(self._item, CallBegan):
                 self._num_complete_calls += is_complete
                 self._has_cut_call = not is_complete
-        self._item, self._has_begun, self._is_plain = None, False, False
+        self._item, self._has_begun = None, False

@@ -3,8 +3,9 @@
 Pure: neither vLLM nor Ray nor HTTP is known here.
 
 - `tokens`: special tokens, and the bytes of all others
-- `reader`: token ids in, events of messages out; whatever the tokens are
-- `header`: what the words of a message's header mean
+- `reader`: token ids in, events of messages out; whatever the tokens are. `slips` are what it reads over
+- `header`: what a message's header says; `header_parts` tells its words apart, `recipients` whom it is for
+- `raw_part`: the tokens of a header; `characters`: bytes to text
 - `conversation`: what a client has sent, in harmony's terms
 - `history`: which turns of it the model sees again
 - `renderer`: a conversation to a prompt, as token ids; `token_cache` knows texts that come again

@@ -10,22 +10,15 @@ else comes is read as well as it can be, and counted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
 from serve_app.harmony.characters import Characters
-from serve_app.harmony.header import (
-    Author,
-    Header,
-    Names,
-    Part,
-    PartKind,
-    may_be_header,
-    part_of,
-    read_header,
-    text_in,
-)
+from serve_app.harmony.header import Author, Header, read_header
+from serve_app.harmony.header_parts import PartKind, may_be_header
+from serve_app.harmony.raw_part import RawPart, Text
+from serve_app.harmony.recipients import Names
 from serve_app.harmony.slips import Slip
 from serve_app.harmony.tokens import (
     CALL,
@@ -42,17 +35,6 @@ from serve_app.harmony.tokens import (
 
 # More tokens than the words of a header between two messages can be; what is longer is a text.
 _MAX_STRAY_WORDS = 32
-
-
-class Text(NamedTuple):
-    """Text of the message that is open."""
-
-    text: str
-    """Empty where the tokens complete no character."""
-    position: int
-    """The first token's, in the answer."""
-    num_tokens: int
-    """0: what was left of the token at `position` and those before it."""
 
 
 class MessageEnd(NamedTuple):
@@ -75,21 +57,10 @@ class State(Enum):
     OVER = "over"
 
 
-class RawPart:
-    """A part of a header that is not complete: its tokens and where they stand in the answer."""
-
-    __slots__ = ("ids", "is_first", "kind", "positions")
-
-    def __init__(self, kind: PartKind, *, is_first: bool = False) -> None:
-        self.kind, self.is_first = kind, is_first
-        self.ids: list[int] = []
-        self.positions: list[int] = []
-
-
 class Reader:
     """Reads one answer."""
 
-    __slots__ = ("_bytes", "_characters", "_is_stray", "_names", "_parts", "_slips", "num_tokens", "state")
+    __slots__ = ("_bytes", "_is_stray", "_names", "_parts", "_slips", "characters", "num_tokens", "state")
 
     def __init__(
         self, vocabulary: Vocabulary, names: Names, slips: Counter[str], *, is_continued: bool = False
@@ -101,12 +72,13 @@ class Reader:
         self._bytes = vocabulary.token_bytes
         self._names = names
         self._slips = slips
-        self._characters = Characters()
+        self.characters = Characters()
+        """Those of the text that is open."""
         self.num_tokens = 0
         """All that were fed."""
         self.state = State.TEXT if is_continued else State.HEADER
         # Those of the header that is open; between messages, the whitespace that stands there.
-        self._parts = [] if is_continued else [RawPart(PartKind.ROLE, is_first=True)]
+        self._parts = [] if is_continued else [self._part(PartKind.ROLE, is_first=True)]
         # Of a header: whether it is text between messages that may still be content. Of a text: whether it is
         # such content, and no message.
         self._is_stray = False
@@ -120,7 +92,19 @@ class Reader:
             return None
         self.num_tokens += len(token_ids)
         token_bytes = self._bytes
-        return self._characters.decode(b"".join([token_bytes[token] for token in token_ids]))
+        return self.characters.decode(b"".join([token_bytes[token] for token in token_ids]))
+
+    def tokens_for(self, num_chars: int, token_ids: Sequence[int], pending: bytes) -> int:
+        """Returns how many of the tokens of a text it takes to complete so many characters.
+
+        `pending` are the bytes of `characters` before them.
+        """
+        characters = Characters(pending)
+        for num_tokens, token in enumerate(token_ids, 1):
+            num_chars -= len(characters.decode(self._bytes[token]))
+            if num_chars <= 0:
+                return num_tokens
+        return len(token_ids)
 
     def feed(self, token_ids: Sequence[int]) -> list[MessageEvent]:
         """Returns what the next tokens say."""
@@ -159,26 +143,31 @@ class Reader:
     def _text(self, token_ids: Sequence[int], events: list[MessageEvent]) -> None:
         position = self.num_tokens
         if self.state is State.TEXT:
-            text = self._characters.decode(b"".join([self._bytes[token] for token in token_ids]))
+            text = self.characters.decode(b"".join([self._bytes[token] for token in token_ids]))
             events.append(Text(text, position, len(token_ids)))
             return
         if self.state is State.BETWEEN and not self._parts:
             self._slips[Slip.STRAY_TEXT] += 1
-            self._parts = [RawPart(PartKind.ROLE)]
+            self._parts = [self._part(PartKind.ROLE)]
         part = self._parts[-1]
-        part.ids += token_ids
-        part.positions += range(position, position + len(token_ids))
+        part.add(token_ids, position)
         if self.state is State.BETWEEN and not self._decode(token_ids).isspace():
             self.state, self._is_stray = State.HEADER, True
         if self._is_stray and not (
-            len(part.ids) <= _MAX_STRAY_WORDS and may_be_header(self._decode(part.ids), self._names)
+            len(part.ids) <= _MAX_STRAY_WORDS and may_be_header(part.text, self._names)
         ):
             self._begin_text(Header("final"), events)
             self._is_stray = True
             events += [
-                Text(self._characters.decode(self._bytes[token]), position, 1)
+                Text(self.characters.decode(self._bytes[token]), position, 1)
                 for token, position in zip(part.ids, part.positions, strict=True)
             ]
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return b"".join([self._bytes[token] for token in token_ids]).decode(errors="replace")
+
+    def _part(self, kind: PartKind, *, is_first: bool = False) -> RawPart:
+        return RawPart(kind, self._bytes, is_first=is_first)
 
     def _special(self, token: int, events: list[MessageEvent]) -> None:
         if token in (END, RETURN, CALL, ENDOFTEXT):
@@ -191,7 +180,7 @@ class Reader:
             self._message(events)
         elif token == CONSTRAIN and self.state is State.HEADER:
             self._is_stray = False
-            self._parts.append(RawPart(PartKind.TYPE))
+            self._parts.append(self._part(PartKind.TYPE))
         else:
             self._slips[Slip.SPECIAL_IN_TEXT if self.state is State.TEXT else Slip.STRAY_TOKEN] += 1
 
@@ -217,7 +206,7 @@ class Reader:
             self._end_text(events, is_closed=True)
         elif self.state is State.HEADER:
             self._slips[Slip.NO_MESSAGE] += 1
-        self.state, self._is_stray, self._parts = State.HEADER, False, [RawPart(PartKind.ROLE)]
+        self.state, self._is_stray, self._parts = State.HEADER, False, [self._part(PartKind.ROLE)]
 
     def _channel(self, events: list[MessageEvent]) -> None:
         if self.state is State.TEXT:
@@ -228,14 +217,14 @@ class Reader:
         if self.state is not State.HEADER:
             self._parts = []
         self.state, self._is_stray = State.HEADER, False
-        self._parts.append(RawPart(PartKind.CHANNEL))
+        self._parts.append(self._part(PartKind.CHANNEL))
 
     def _message(self, events: list[MessageEvent]) -> None:
         if self.state is State.TEXT:
             self._end_text(events, is_closed=True)
         if self.state is not State.HEADER or self._is_stray:
             self._slips[Slip.NO_START] += 1
-        parts = self._read_parts() if self.state is State.HEADER else []
+        parts = [part.read(self._names) for part in self._parts] if self.state is State.HEADER else []
         header = read_header(parts, self._names, self._slips)
         self._begin_text(header, events)
         if header.author is Author.TOOL:
@@ -243,22 +232,16 @@ class Reader:
             events.append(MessageEnd(is_closed=True))
             self._over()
 
-    def _read_parts(self) -> list[Part]:
-        return [
-            part_of(part.kind, self._decode(part.ids), self._names, is_first=part.is_first)
-            for part in self._parts
-        ]
-
     def _begin_text(self, header: Header, events: list[MessageEvent]) -> None:
         events.append(header)
         self.state, self._is_stray, self._parts = State.TEXT, False, []
 
     def _end_text(self, events: list[MessageEvent], *, is_closed: bool) -> None:
-        if rest := self._characters.end():
+        if rest := self.characters.end():
             events.append(Text(rest, self.num_tokens - 1, 0))
-        if self._characters.num_bad:
-            self._slips[Slip.BAD_UTF8] += self._characters.num_bad
-            self._characters.num_bad = 0
+        if self.characters.num_bad:
+            self._slips[Slip.BAD_UTF8] += self.characters.num_bad
+            self.characters.num_bad = 0
         events.append(MessageEnd(is_closed))
 
     def _end_header(
@@ -270,34 +253,18 @@ class Reader:
         """
         if is_closed:
             self._slips[Slip.NO_MESSAGE] += 1
-        parts = self._read_parts()
+        parts = [part.read(self._names) for part in self._parts]
         if read_header(parts, self._names, Counter()).author is not Author.ASSISTANT:
             return
         pieces: list[Text] = []
         for raw, part in zip(self._parts, parts, strict=True):
             if not is_last and raw.kind is not PartKind.ROLE:
                 continue
-            start, end = text_in(part, self._names, is_cut=is_cut)
+            start, end = part.text_span(self._names, is_cut=is_cut)
             if start < end:
                 if pieces:
                     pieces.append(Text(" ", pieces[-1].position, 0))
-                pieces += self._pieces(raw, start, end)
+                pieces += raw.pieces(start, end)
         if pieces:
             self._slips[Slip.TEXT_IN_HEADER] += 1
             events += [Header("final"), *pieces, MessageEnd(is_closed)]
-
-    def _pieces(self, part: RawPart, start: int, end: int) -> Iterator[Text]:
-        """Yields the text of a part from one character to another, token by token."""
-        characters = Characters()
-        after = 0
-        for token, position in zip(part.ids, part.positions, strict=True):
-            text = characters.decode(self._bytes[token])
-            before, after = after, after + len(text)
-            piece = text[max(start - before, 0) : max(end - before, 0)]
-            if piece or (not text and start <= before < end):
-                yield Text(piece, position, 1)
-        if after < end and (rest := characters.end()):
-            yield Text(rest, part.positions[-1], 0)
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        return b"".join([self._bytes[token] for token in token_ids]).decode("utf-8", "replace")
