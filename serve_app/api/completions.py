@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -24,14 +24,22 @@ from serve_app.harmony.content_format import xgrammar_format
 DEFAULT_MAX_TOKENS = 16
 
 TokenIds = list[int]
-Encode = Callable[[str], TokenIds]
+
+
+class Encode(Protocol):
+    """Makes tokens of a prompt, special ones where their names stand in it."""
+
+    def __call__(self, text: str, /, *, max_tokens: int | None = ...) -> TokenIds:
+        """Returns the tokens. Where there are more than `max_tokens`, some of the last may be missing.
+
+        Left out, it may be what the model's context holds: what is longer is refused anyway.
+        """
 
 
 def exchange(body: dict[str, Any], encode: Encode, vocabulary_size: int) -> Exchange[Chunk]:
     """Returns what a request's body asks for. Raises `BadRequestError` for the first thing that is wrong.
 
-    `encode` makes tokens of a prompt, special ones where their names stand in it. Token ids are below
-    `vocabulary_size`.
+    Token ids are below `vocabulary_size`.
     """
     for name in ("use_beam_search", "prompt_embeds"):
         if body.get(name):
@@ -85,7 +93,9 @@ def _prompts(request: CompletionRequest, encode: Encode, vocabulary_size: int) -
     prompts = []
     for param, item in places:
         if isinstance(item, str):
-            tokens = list(encode(item))
+            # What is cut must be known to its end.
+            is_cut = request.truncate_prompt_tokens is not None
+            tokens = list(encode(item, max_tokens=None) if is_cut else encode(item))
         else:
             tokens = convert(item, TokenIds, param)
             # In C, since there may be a hundred thousand.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -165,6 +166,14 @@ def test_prompts_times_choices_are_bounded() -> None:
 def test_prompts_are_truncated_on_either_side() -> None:
     assert parse(prompt=[1, 2, 3], truncate_prompt_tokens=2).prompts == ([2, 3],)
     assert parse(prompt=[1, 2, 3], truncate_prompt_tokens=2, truncation_side="right").prompts == ([1, 2],)
+
+
+def test_what_is_truncated_is_read_to_its_end() -> None:
+    encode = partial(VOCABULARY.encode_prompt, max_tokens=100)
+    text = "a long text " * 100_000 + "and its end"
+    assert len(exchange({"prompt": text}, encode, SIZE).prompts[0]) < 100_000
+    body = {"prompt": text, "truncate_prompt_tokens": 3}
+    assert exchange(body, encode, SIZE).prompts == (ids(" and its end"),)
 
 
 @pytest.mark.parametrize(
