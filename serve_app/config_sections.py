@@ -328,6 +328,24 @@ class IngressConfig(Section):
         gt=0,
         description="most chunks a second of one stream: fewer and larger chunks; null: each as it comes",
     )
+    # Balancers and proxies commonly cut what is silent for a minute; what fails before is still a status.
+    keep_alive_s: float = Field(
+        default=15,
+        gt=0,
+        description="a stream that has nothing to send for so long, since its request waits for one, is sent a "
+        "comment; with the first one it has begun, and what goes wrong later is an event in it",
+    )
+    allowed_origins: list[str] = Field(
+        default=[],
+        description="origins of web pages that may use the API from a browser (CORS), or `*` for all; never "
+        "with credentials",
+    )
+    sealing_key_file: str | None = Field(
+        default=None,
+        min_length=1,
+        description="file with the key for `reasoning.encrypted_content`, 32 bytes in base 64, the same on all "
+        "nodes with an ingress; null: a key that the cluster makes and that ends with it",
+    )
 
 
 class AdmissionConfig(Section):

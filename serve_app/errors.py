@@ -1,7 +1,8 @@
 """What can go wrong between the API and the engines, and the HTTP status of each.
 
     ServiceError (500)
-    ├── BadRequestError (400)         the request breaks one of `request_rules`
+    ├── BadRequestError (400)         the request is wrong; `param` says where
+    ├── EngineFailedError (500)       something in an engine that nobody has foreseen
     ├── EngineLostError (503)         the replica that was generating has died; the request may be sent again
     ├── EngineUnavailableError (503)  no engine replica is ready
     ├── IngressBlockedError (503)     the ingress does not take the tokens that are meant for it
@@ -9,6 +10,7 @@
     ├── ModelNotFoundError (404)      the request names a model that is not served
     ├── OverloadedError (429)         no engine has room, and the queue is full or too slow
     ├── SlowClientError (408)         the client does not read its stream
+    ├── TooLargeError (413)           the request's body is larger than any is read
     └── TokensLostError (503)         tokens did not arrive at the ingress; the request may be sent again
 
 The ingress turns them into OpenAI error bodies; nothing below it knows about HTTP.
@@ -42,6 +44,10 @@ class BadRequestError(ServiceError):
     def __init__(self, message: str, param: str | None, code: str | None = None) -> None:
         super().__init__(message)
         self.param, self.code = param, code
+
+
+class EngineFailedError(ServiceError):
+    """Something that nobody has foreseen: the log of the ingress has it whole."""
 
 
 class EngineLostError(ServiceError):
@@ -85,6 +91,12 @@ class SlowClientError(ServiceError):
     """The client reads its stream more slowly than it is generated, and is too far behind."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class TooLargeError(ServiceError):
+    """The request's body is larger than any is read."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
 class TokensLostError(ServiceError):

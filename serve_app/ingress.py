@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve import metrics
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.util import get_node_ip_address
@@ -16,16 +17,15 @@ from ray.util import get_node_ip_address
 from serve_app import readiness, sources, vocabulary
 from serve_app.admission import places
 from serve_app.admission.client import MESSAGES, GateClient
-from serve_app.admission.http import current_visit
 from serve_app.admission.messages import Reason
+from serve_app.admission.places import Place
 from serve_app.admission.policy import NO_ENGINE_RETRY_S
 from serve_app.admission.rules import Rules, admission_rules
-from serve_app.api import application
 from serve_app.config import AppConfig
-from serve_app.engine_arguments import engine_arguments
 from serve_app.errors import EngineLostError, EngineUnavailableError, ServiceError
 from serve_app.frame_sockets import FrameReceiver
 from serve_app.messages import GenerateRequest
+from serve_app.sealing_key import sealing_key
 from serve_app.step_frames import AnswerSequence, FrameAddress
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ GATE_RETRY_S = 1.0
 
 
 class Ingress:
-    """vLLM's handlers over remote engines. A sequence is one call on the handle; tokens come in frames."""
+    """The API over remote engines. A sequence is one call on the handle; its tokens come in frames."""
 
     _app: FastAPI
 
@@ -54,20 +54,49 @@ class Ingress:
             sources.resolve, config.model.source, config.model.revision, config.staging, weights=False
         )
         await asyncio.to_thread(vocabulary.install, self._model.path)
-        from serve_app.vllm_adapter import RemoteLLM, attach_api, freeze_gc_heap
+        key = await asyncio.to_thread(sealing_key, config.ingress.sealing_key_file)
+        from serve_app.api.application import new_app
+        from serve_app.api.generation import Generator, Limits
+        from serve_app.api.repair_report import RepairReport
+        from serve_app.api.routes import Service, add_routes
+        from serve_app.api.sealing import Sealer
+        from serve_app.grammar_check import GrammarChecker
+        from serve_app.harmony.tokens import Vocabulary
+        from serve_app.vllm_adapter import (
+            RemoteEngine,
+            SamplingParamsEncoder,
+            freeze_gc_heap,
+            vllm_version,
+        )
 
-        llm = RemoteLLM(
-            engine_arguments(config, self._model.path, None),
+        tokens = await asyncio.to_thread(Vocabulary.load)
+        self._engines = RemoteEngine(
             self._generate,
             FrameReceiver(get_node_ip_address()),  # type: ignore[no-untyped-call]
-            config.ingress.max_unread_tokens,
-            config.ingress.max_chunks_per_second,
+            SamplingParamsEncoder.of_checkpoint(self._model.path, config.engine.max_model_len),
         )
-        self._app = application.new_app(
-            config.ingress.max_body_bytes, config.engine.max_model_len, self._num_ready_engines, self._gate
+        self._grammars = GrammarChecker(tokens)
+        self._grammars.start()
+        generator = Generator(
+            self._engines,
+            tokens,
+            config.model.served_names,
+            Limits(
+                config.engine.max_model_len,
+                config.ingress.max_unread_tokens,
+                config.ingress.max_chunks_per_second,
+            ),
+            self._grammars.check,
+            RepairReport(_repair_metric()).add,
         )
-        await attach_api(self._app, llm, config.model.id, config.model.served_names)
-        # What vLLM's modules made stays for ever: collections that look through it hold up all streams.
+        self._app = new_app(
+            config.ingress.max_body_bytes, self._num_ready_engines, config.ingress.allowed_origins
+        )
+        service = Service(
+            tuple(config.model.served_names), config.model.id, vllm_version, config.ingress.keep_alive_s
+        )
+        add_routes(self._app, generator, self._gate, tokens, Sealer(key), service)
+        # What the modules made stays for ever: collections that look through it hold up all streams.
         freeze_gc_heap()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -103,17 +132,19 @@ class Ingress:
             return num_ready
         raise EngineUnavailableError(MESSAGES[Reason.NO_ENGINE], NO_ENGINE_RETRY_S)
 
-    async def _generate(self, request: GenerateRequest, answer: AnswerSequence) -> int:
+    async def _generate(self, request: GenerateRequest, answer: AnswerSequence, place: Place) -> int:
         """Has an engine replica send its tokens, and returns their number. Cancelling the task cancels it."""
         from serve_app.vllm_adapter import VLLMClientError
 
-        place = current_visit().take_place()
         with places.known(request.request_id, place):
             # The call waits in the router for its place: so Serve's autoscaler counts it.
             response = cast("DeploymentResponse[int]", self._call.remote(request))
+            is_over = False
             try:
                 await place.granted()
-                return await response
+                num_tokens = await response
+                is_over = True
+                return num_tokens
             except RayActorError as error:
                 logger.error("request %s lost its engine replica: %s", request.request_id, error)
                 raise EngineLostError(
@@ -125,6 +156,16 @@ class Ingress:
                     raise error.cause from None
                 raise
             finally:
-                response.cancel()  # type: ignore[no-untyped-call]
+                if not is_over:
+                    response.cancel()  # type: ignore[no-untyped-call]
                 has_begun = place.replica is not None
                 place.release(len(request.prompt_token_ids) + answer.num_tokens if has_begun else 0)
+
+
+def _repair_metric() -> Callable[[str, str, int], None]:
+    repairs = metrics.Counter(
+        "serve_app_answer_repairs",
+        description="What had to be repaired in what the model said, by API and kind (docs/api.md).",
+        tag_keys=("api", "kind"),  # type: ignore[arg-type]  # Ray's annotation is of one key
+    )
+    return lambda api, kind, number: repairs.inc(number, {"api": api, "kind": kind})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from serve_app.step_frames import FrameAddress
@@ -28,6 +26,3 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     priority: int = 0
     cache_salt: str | None = None
     session_id: str | None = None
-    trace_headers: dict[str, str] | None = None
-    reasoning_ended: bool | None = None
-    reasoning_parser_kwargs: dict[str, Any] | None = None

@@ -11,7 +11,7 @@ from ray.serve import Application, Deployment
 import serve_app.ingress
 from benchmarks.serving.stub import StreamingEngine
 from serve_app.admission import places
-from serve_app.admission.http import current_visit
+from serve_app.admission.places import Place
 from serve_app.config import AppConfig
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
 from serve_app.gate import Gate
@@ -68,8 +68,7 @@ class HandleIngress(Ingress):
         self._stream = engine.options(stream=True).generate_stream
         await super().__init__(config, engine, gate)
 
-    async def _generate(self, request: GenerateRequest, answer: AnswerSequence) -> int:
-        place = current_visit().take_place()
+    async def _generate(self, request: GenerateRequest, answer: AnswerSequence, place: Place) -> int:
         num_tokens = 0
         with places.known(request.request_id, place):
             responses = self._stream.remote(request)

@@ -32,9 +32,19 @@ class Step:
 class Inbox:
     """One for each answer, read by one task. Must be used in one event loop."""
 
-    def __init__(self, max_unread_tokens: int, on_overflow: Callable[[], None]) -> None:
-        """`on_overflow` is called when more than `max_unread_tokens` wait; it is expected to `fail` this."""
+    def __init__(
+        self,
+        max_unread_tokens: int | None = None,
+        on_overflow: Callable[[], None] = lambda: None,
+        *,
+        is_for_whole_answers: bool = False,
+    ) -> None:
+        """`on_overflow` is called when more than `max_unread_tokens` wait; it is expected to `fail` this.
+
+        `is_for_whole_answers`: `take` returns when a sequence has ended, and not at every step of it.
+        """
         self._max_unread_tokens, self._on_overflow = max_unread_tokens, on_overflow
+        self._is_for_whole_answers, self._is_ready = is_for_whole_answers, False
         self._steps: dict[int, Step] = {}
         self._num_unread = 0
         self._error: Exception | None = None
@@ -48,17 +58,21 @@ class Inbox:
             step = self._steps[choice] = Step()
         return step
 
-    def added(self, num_tokens: int) -> None:
-        """Says that so many tokens were added to a step, and whatever else a step has."""
+    def added(self, num_tokens: int, *, is_last: bool) -> None:
+        """Says that so many tokens were added to a step, whatever else it has, and whether it is the last."""
         self._num_unread += num_tokens
-        if self._num_unread > self._max_unread_tokens and self._error is None:
+        limit = self._max_unread_tokens
+        if limit is not None and self._num_unread > limit and self._error is None:
             self._on_overflow()
-        self._wake()
+        if is_last or not self._is_for_whole_answers:
+            self._is_ready = True
+            self._wake()
 
     def fail(self, error: Exception) -> None:
         """Ends the answer with an error, after what has arrived. The first error counts."""
         if self._error is None:
             self._error = error
+            self._is_ready = True
             self._wake()
 
     def wake(self) -> None:
@@ -76,12 +90,15 @@ class Inbox:
 
         Waits for it. Raises what `fail` was given, once everything before it has been taken.
         """
-        while not self._steps and not self._is_woken:
-            if self._error is not None:
-                raise self._error
+        while not self._is_ready and not self._is_woken:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        steps, self._steps = self._steps, {}
-        self._num_unread = 0
+        if self._is_ready and not self._steps and self._error is not None:
+            raise self._error
+        steps: dict[int, Step] = {}
+        if self._is_ready:
+            steps, self._steps = self._steps, {}
+            self._num_unread = 0
+            self._is_ready = self._error is not None
         self._is_woken = False
         return steps

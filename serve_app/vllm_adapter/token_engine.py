@@ -134,11 +134,10 @@ class TokenEngine:
             tokens_input(request.prompt_token_ids, cache_salt=request.cache_salt),
             params,
             request.request_id,
-            trace_headers=request.trace_headers,
             priority=request.priority,
             session_id=request.session_id,
-            reasoning_ended=request.reasoning_ended,
-            reasoning_parser_kwargs=request.reasoning_parser_kwargs,
+            # Grammars are of whole answers, chain of thought included: they hold from the first token.
+            reasoning_ended=True,
         )
         try:
             async for _ in steps:

@@ -18,9 +18,6 @@ FULL: dict[str, Any] = SMALL | {
     "priority": -2,
     "cache_salt": "salt",
     "session_id": "session",
-    "trace_headers": {"traceparent": "00-1-2-01"},
-    "reasoning_ended": False,
-    "reasoning_parser_kwargs": {"chat_template_kwargs": {"a": [1, None]}},
 }
 
 

@@ -1,0 +1,278 @@
+"""The HTTP side of a route that generates: a body in, an answer out, whole or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from serve_app.admission.client import GateClient, Ticket
+from serve_app.admission.http import key_of, limit_headers, retry_after, tier_of
+from serve_app.api.exchange import Exchange
+from serve_app.api.fields import check_nul, read_body
+from serve_app.api.generation import Generator, Run
+from serve_app.errors import BadRequestError, EngineFailedError, ServiceError
+
+logger = logging.getLogger("ray.serve")
+
+# A comment of server-sent events: clients pass over it, and whatever is between sees that the line is in use.
+KEEP_ALIVE = b": keep-alive\n\n"
+# Reading and rendering what is shorter takes a few milliseconds at the most.
+MAX_INLINE_BYTES = 64 * 1024
+# Chat Completions and Completions, its newer name, Responses.
+MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class ErrorForm(Protocol):
+    """How an API says what went wrong."""
+
+    def __call__(self, error: ServiceError, request_id: str) -> dict[str, Any]:
+        """Returns the body of an error response."""
+
+
+class Endpoint:
+    """An ASGI application for the POST of one route. All it needs to know of the API is given to it."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        gate: GateClient,
+        *,
+        api: str,
+        parse: Callable[[dict[str, Any]], Exchange[Any]],
+        prompt_param: str,
+        error_body: ErrorForm,
+        id_header: str,
+        keep_alive_s: float,
+    ) -> None:
+        """`api` names it in metrics, `prompt_param` is the field that the prompt comes from.
+
+        `id_header` is the response's header with the id of the request. A stream that has nothing to send for
+        `keep_alive_s` is sent a comment.
+        """
+        self._generator, self._gate, self._api = generator, gate, api
+        self._parse, self._prompt_param, self._error_body = parse, prompt_param, error_body
+        self._id_header, self._keep_alive_s = id_header, keep_alive_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request. Returns early when its client has gone."""
+        request = _Request(scope, receive, send, self._id_header)
+        try:
+            body = await request.body()
+            # From here on the only message to come is that the client has gone.
+            watch = asyncio.create_task(_cancel_when_gone(receive, request))
+            try:
+                await self._answer(request, body)
+            finally:
+                watch.cancel()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not request.is_left or (task is not None and task.uncancel()):
+                raise
+
+    async def _answer(self, request: _Request, raw: bytes) -> None:
+        run: Run[Any] | None = None
+        try:
+            check_content_type(request.headers)
+            body = read_body(raw)
+            check_nul(body, raw)
+            # A long one would hold up all streams.
+            is_long = len(raw) > MAX_INLINE_BYTES
+            exchange = await asyncio.to_thread(self._read, body) if is_long else self._read(body)
+            self._check_max_tokens(body)
+            request.warnings = exchange.warnings
+            params = await self._generator.check(exchange)
+            num_sequences = exchange.num_choices * max(1, len(exchange.prompts))
+            ticket = request.ticket = self._gate.ask(key_of(request.headers), tier_of(body), num_sequences)
+            await ticket.admitted()
+            to_prompts, param = self._generator.prompts, self._prompt_param
+            prompts = (
+                await asyncio.to_thread(to_prompts, exchange, param)
+                if is_long
+                else to_prompts(exchange, param)
+            )
+            run = self._generator.start(self._api, exchange, params, prompts, request.id, ticket.take_place)
+            await (self._stream if exchange.is_streamed else self._whole)(request, run)
+        except ServiceError as error:
+            await self._fail(request, run, error)
+        except Exception as error:
+            logger.exception("request %s on %s failed", request.id, request.path)
+            await self._fail(request, run, EngineFailedError(f"an unforeseen error: {error}"))
+        finally:
+            if run:
+                run.close()
+            if request.ticket:
+                request.ticket.close()
+
+    def _read(self, body: dict[str, Any]) -> Exchange[Any]:
+        try:
+            return self._parse(body)
+        except RecursionError:
+            # The JSON was read, but what comes after needs more of the stack for each level.
+            raise BadRequestError("the request body is nested too deeply", None) from None
+
+    def _check_max_tokens(self, body: dict[str, Any]) -> None:
+        most = self._generator.max_model_len
+        for field in MAX_TOKENS_FIELDS:
+            value = body.get(field)
+            if isinstance(value, int) and value > most:
+                raise BadRequestError(
+                    f"{field} is {value}; this model generates at most {most} tokens, prompt included", field
+                )
+
+    async def _whole(self, request: _Request, run: Run[Any]) -> None:
+        events = list(run.encoder.begin())
+        while not run.is_over:
+            events += await run.next_events()
+        await request.send_json(HTTPStatus.OK, run.encoder.fold(events))
+
+    async def _stream(self, request: _Request, run: Run[Any]) -> None:
+        encoder = run.encoder
+        alarm = _KeepAlive(self._keep_alive_s, run.inbox.wake)
+        try:
+            has_begun = False
+            while not run.is_over:
+                events = await run.next_events()
+                if events:
+                    if not has_begun:
+                        events = [*encoder.begin(), *events]
+                        has_begun = True
+                    chunk = b"".join(map(encoder.to_bytes, events))
+                elif alarm.is_due:
+                    chunk = KEEP_ALIVE
+                else:
+                    continue
+                alarm.sent()
+                await request.send_chunk(chunk)
+            await request.end_stream(encoder.last_bytes())
+        finally:
+            alarm.cancel()
+
+    async def _fail(self, request: _Request, run: Run[Any] | None, error: ServiceError) -> None:
+        if not request.has_begun:
+            await request.send_json(error.status, self._error_body(error, request.id), error)
+        elif run and request.is_stream:
+            logger.error("the stream of request %s was ended by an error: %s", request.id, error)
+            await request.end_stream(run.encoder.error_bytes(error))
+        else:
+            raise error
+
+
+class _KeepAlive:
+    """Wakes a stream that has sent nothing for a while."""
+
+    def __init__(self, period_s: float, wake: Callable[[], None]) -> None:
+        self._period_s, self._wake = period_s, wake
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
+        self._timer = self._loop.call_later(period_s, self._check)
+        self.is_due = False
+
+    def sent(self) -> None:
+        """Something is being sent."""
+        self._sent_at = self._loop.time()
+        self.is_due = False
+
+    def _check(self) -> None:
+        # One timer that looks, instead of one that is set anew with every chunk.
+        left = self._sent_at + self._period_s - self._loop.time()
+        if left <= 0:
+            self.is_due = True
+            self._wake()
+            left = self._period_s
+        self._timer = self._loop.call_later(left, self._check)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
+class _Request:
+    """One HTTP request and its response."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, id_header: str) -> None:
+        self._receive, self._send, self._id_header = receive, send, id_header
+        self.headers = Headers(scope=scope)
+        self.path: str = scope["path"]
+        given = self.headers.get("x-request-id", "")
+        self.id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        self.ticket: Ticket | None = None
+        self.warnings: tuple[str, ...] = ()
+        self.has_begun = self.is_stream = self.is_left = False
+        self.task = asyncio.current_task()
+
+    async def body(self) -> bytes:
+        """Returns the body. Raises `BadRequestError` for one that is not JSON by its header."""
+        pieces: list[bytes] = []
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.is_left = True
+                raise asyncio.CancelledError
+            pieces.append(message.get("body", b""))
+            if not message.get("more_body"):
+                return b"".join(pieces)
+
+    def _response_headers(self, error: ServiceError | None) -> Iterator[tuple[bytes, bytes]]:
+        yield self._id_header.encode(), self.id.encode()
+        if self.warnings:
+            yield b"x-warning", "; ".join(self.warnings)[:1000].encode("ascii", "replace")
+        if error is not None and (after := retry_after(error)) is not None:
+            yield b"retry-after", after.encode()
+        if self.ticket and self.ticket.limits:
+            for name, value in limit_headers(self.ticket.limits):
+                yield name.encode(), value.encode()
+
+    async def send_json(self, status: int, body: Any, error: ServiceError | None = None) -> None:
+        """Sends a whole response."""
+        self.has_begun = True
+        content = msgspec.json.encode(body)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            *self._response_headers(error),
+        ]
+        await self._send({"type": "http.response.start", "status": int(status), "headers": headers})
+        await self._send({"type": "http.response.body", "body": content, "more_body": False})
+
+    async def send_chunk(self, chunk: bytes) -> None:
+        """Sends a piece of the stream, and with the first one its start."""
+        if not self.has_begun:
+            self.has_begun = self.is_stream = True
+            headers = [
+                (b"content-type", b"text/event-stream; charset=utf-8"),
+                (b"cache-control", b"no-cache"),
+                *self._response_headers(None),
+            ]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def end_stream(self, chunk: bytes) -> None:
+        """Sends the last piece."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": False})
+
+
+async def _cancel_when_gone(receive: Receive, request: _Request) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    request.is_left = True
+    if request.task:
+        request.task.cancel()
+
+
+def check_content_type(headers: Headers) -> None:
+    """Raises `BadRequestError` unless the body is JSON by its header.
+
+    A page in a browser may send other types to any server without asking it (CORS): none of them is read.
+    """
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise BadRequestError("the request's content-type must be application/json", None)

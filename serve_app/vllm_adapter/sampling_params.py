@@ -1,0 +1,81 @@
+"""vLLM's `SamplingParams` from a request's `Sampling`, and vLLM's refusals as errors of this service."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from vllm.exceptions import VLLMClientError
+from vllm.sampling_params import RepetitionDetectionParams, SamplingParams, StructuredOutputsParams
+
+from serve_app.api.sampling import Sampling
+from serve_app.errors import BadRequestError
+
+GENERATION_CONFIG = "generation_config.json"
+# What a checkpoint's generation config may set, as in vLLM's `ModelConfig.get_diff_sampling_param`.
+DEFAULTS = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
+# A seed of 64 bits, with room for one for each choice of a request.
+MIN_SEED, MAX_SEED = -(1 << 63), (1 << 63) - 1024
+_OWN = {"cache_salt", "session_id", "priority", "repetition_detection", "vllm_xargs"}
+_NAMES = tuple(name for name in Sampling.__struct_fields__ if name not in _OWN)
+
+
+class SamplingParamsEncoder:
+    """Makes `SamplingParams` as they travel to an engine, which adds the checkpoint's stop tokens."""
+
+    def __init__(self, defaults: Mapping[str, Any], max_model_len: int) -> None:
+        """`defaults` are those of the checkpoint, by vLLM's names."""
+        self._defaults = {name: defaults[name] for name in DEFAULTS if defaults.get(name) is not None}
+        self._max_model_len = max_model_len
+
+    @classmethod
+    def of_checkpoint(cls, folder: str, max_model_len: int) -> SamplingParamsEncoder:
+        """Takes the defaults from the checkpoint's generation config, if it has one."""
+        path = Path(folder, GENERATION_CONFIG)
+        return cls(json.loads(path.read_bytes()) if path.exists() else {}, max_model_len)
+
+    def params(self, sampling: Sampling, structural_tag: str | None = None) -> SamplingParams:
+        """Returns the parameters without what depends on the prompt.
+
+        Raises `BadRequestError` for values that vLLM refuses.
+        """
+        if sampling.seed is not None and not MIN_SEED <= sampling.seed <= MAX_SEED:
+            raise BadRequestError(f"seed must be from {MIN_SEED} to {MAX_SEED}", "seed")
+        given = {name: value for name in _NAMES if (value := getattr(sampling, name)) is not None}
+        try:
+            params = SamplingParams.from_optional(
+                # Set for each prompt in `encode`; any number will do for the checks.
+                **{"max_tokens": self._max_model_len} | self._defaults | given,
+                extra_args=dict(sampling.vllm_xargs) if sampling.vllm_xargs else None,
+                repetition_detection=(
+                    RepetitionDetectionParams(**sampling.repetition_detection)
+                    if sampling.repetition_detection
+                    else None
+                ),
+            )
+        except VLLMClientError as error:
+            raise client_error(error) from None
+        except (ValueError, TypeError) as error:
+            raise BadRequestError(str(error), None) from None
+        if structural_tag is not None:
+            params.structured_outputs = StructuredOutputsParams(structural_tag=structural_tag)
+        return params
+
+    def encode(self, params: SamplingParams, seed_offset: int, num_prompt_tokens: int) -> bytes:
+        """Returns the parameters of one sequence, in msgpack: with its seed, and no more than has room."""
+        ours = copy.copy(params)
+        room = self._max_model_len - num_prompt_tokens
+        ours.max_tokens = min(params.max_tokens or room, room)
+        if params.seed is not None:
+            ours.seed = params.seed + seed_offset
+        return msgspec.msgpack.encode(ours)
+
+
+def client_error(error: VLLMClientError) -> BadRequestError:
+    """Returns what vLLM says of a request that it refuses, without the value, which may be long."""
+    message = str(error.args[0]) if error.args else str(error)
+    return BadRequestError(message, getattr(error, "parameter", None))

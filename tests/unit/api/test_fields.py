@@ -1,0 +1,114 @@
+"""Bodies that are no JSON, and where in one something is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serve_app.api.fields import MAX_QUOTED_CHARS, check_nul, convert, join, quoted, read_body, without_nulls
+from serve_app.errors import BadRequestError, body_of
+
+
+class Part(msgspec.Struct):
+    text: str
+    rank: int = 0
+
+
+class Message(msgspec.Struct):
+    parts: list[Part]
+    names: dict[str, int] = {}
+
+
+def refused(work: Any, *arguments: Any) -> BadRequestError:
+    with pytest.raises(BadRequestError) as caught:
+        work(*arguments)
+    assert len(json.dumps(body_of(caught.value))) < 2048
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[]", b"3", b"null", b'"x"', b'{"a": "\xff"}', b"[" * 100_000, b'{"a":' * 100_000]
+)
+def test_what_is_no_object(raw: bytes) -> None:
+    assert refused(read_body, raw).param is None
+
+
+@pytest.mark.parametrize(
+    ("value", "param"),
+    [
+        ({}, "parts"),
+        ({"parts": 1}, "parts"),
+        ({"parts": [{"text": "a"}, {}]}, "parts[1].text"),
+        ({"parts": [{"text": "a"}, {"text": 2}]}, "parts[1].text"),
+        ({"parts": [{"text": "a", "rank": "high"}]}, "parts[0].rank"),
+        ({"parts": [], "names": {"x": "y"}}, "names[...]"),
+    ],
+)
+def test_the_place_of_what_is_wrong(value: Any, param: str) -> None:
+    error = refused(convert, value, Message)
+    assert error.param == param
+    assert param in str(error)
+    inner = refused(convert, value, Message, "messages[3]").param
+    assert inner == f"messages[3].{param}"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"prompt": "a\0b"}, "prompt"),
+        ({"messages": [{"content": "x"}, {"content": "\0"}]}, "messages[1].content"),
+        ({"metadata": {"a\0": 1}}, "metadata.a\\0"),
+    ],
+)
+def test_nul_is_found_anywhere(body: Any, param: str) -> None:
+    error = refused(check_nul, body, json.dumps(body).encode())
+    assert error.param == param
+    assert "\0" not in str(error)
+
+
+def test_the_escape_spelt_out_is_text() -> None:
+    raw = rb'{"prompt": "\\u0000"}'
+    check_nul(read_body(raw), raw)
+
+
+def test_nul_at_any_depth() -> None:
+    deep: Any = "\0"
+    for _ in range(500):
+        deep = [deep]
+    refused(check_nul, {"a": deep}, json.dumps({"a": deep}).encode())
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(body=st.dictionaries(st.text(), json_values, max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_nul_is_refused_exactly_where_there_is_one(body: dict[str, Any]) -> None:
+    raw = msgspec.json.encode(body) if all_fit(body) else json.dumps(body).encode()
+    if "\\u0000" in json.dumps(body).replace("\\\\", ""):
+        refused(check_nul, body, json.dumps(body).encode())
+    else:
+        check_nul(body, raw)
+
+
+def all_fit(body: Any) -> bool:
+    try:
+        msgspec.json.encode(body)
+    except (OverflowError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def test_small_helpers() -> None:
+    assert without_nulls({"a": None, "b": 0}) == {"b": 0}
+    assert (join("", "a"), join("a", ""), join("a", "b"), join("a", "[0]")) == ("a", "a", "a.b", "a[0]")
+    assert len(quoted("x" * 10_000)) < MAX_QUOTED_CHARS + 10

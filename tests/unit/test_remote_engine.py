@@ -1,0 +1,455 @@
+"""The ingress's half of the adapter, over an engine that is a script: frames on real sockets, vLLM's structs."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from serve_app.admission.places import Place
+from serve_app.answers.items import TokenLogprob
+from serve_app.api.inbox import Inbox
+from serve_app.api.sampling import Sampling
+from serve_app.config import read_config
+from serve_app.engine_arguments import engine_arguments
+from serve_app.errors import BadRequestError, EngineFailedError, EngineLostError, TokensLostError
+from serve_app.frame_sockets import FrameReceiver, FrameSender
+from serve_app.messages import GenerateRequest
+from serve_app.step_frames import AnswerSequence
+from tests.services import ROOT
+
+# vLLM and what it imports use what is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TIMEOUT_S = 30.0
+MAX_MODEL_LEN = 100
+PROMPT = [1, 2, 3]
+TOKENS = list(range(10, 20))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+Step = tuple[int, list[int]]
+Generate = Callable[["Harness", GenerateRequest], Awaitable[int]]
+
+
+class Nobody:
+    """The owner of places that nobody asks for."""
+
+    def release(self, number: int, num_tokens: int) -> None:
+        pass
+
+
+class Harness:
+    """A `RemoteEngine`, and the replica that it calls: `generate`, given by the test."""
+
+    def __init__(self, generate: Generate) -> None:
+        from serve_app.vllm_adapter import RemoteEngine, SamplingParamsEncoder
+        from serve_app.vllm_adapter.wire import merge, new_encoder
+
+        self.sender = FrameSender(new_encoder(), merge)
+        self.requests: list[GenerateRequest] = []
+        self.arrived: list[AnswerSequence] = []
+        self.generate = generate
+        self.remote = RemoteEngine(
+            self._generate, FrameReceiver("127.0.0.1"), SamplingParamsEncoder({"top_p": 0.9}, MAX_MODEL_LEN)
+        )
+
+    async def _generate(self, request: GenerateRequest, arrived: AnswerSequence, place: Place) -> int:
+        # It crosses a process boundary.
+        self.requests.append(pickle.loads(pickle.dumps(request)))
+        self.arrived.append(arrived)
+        return await self.generate(self, request)
+
+    def start(self, inbox: Inbox, sampling: Sampling | None = None, choice: int = 0) -> Any:
+        sampling = sampling or Sampling()
+        params = self.remote.sampling_params(sampling, None)
+        place = Place(Nobody(), 0)
+        return self.remote.start("r", PROMPT, params, sampling, place, inbox, choice, choice)
+
+    async def send(self, request: GenerateRequest, steps: list[tuple[int, Any]]) -> None:
+        """Sends outputs, each in a frame of its own, and its position."""
+        link = self.sender.open(request.reply_to)
+        try:
+            for position, output in steps:
+                link.add(request.call, position, output, len(output.new_token_ids))
+                self.sender.flush()
+                # What waits for the connection would be merged.
+                while link._frame or link._sending:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+        finally:
+            self.sender.release(link)
+
+
+def output(*token_ids: int, ends: Any = None, **fields: Any) -> Any:
+    """`ends` is a `FinishReason`, or True for the ordinary one."""
+    from vllm.v1.engine import EngineCoreOutput, FinishReason
+
+    reason = FinishReason.STOP if ends is True else ends
+    return EngineCoreOutput("engine-0", list(token_ids), finish_reason=reason, **fields)
+
+
+@asynccontextmanager
+async def harness(generate: Generate) -> AsyncIterator[Harness]:
+    one = Harness(generate)
+    try:
+        yield one
+        async with asyncio.timeout(TIMEOUT_S):
+            while one.remote.num_open:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+    finally:
+        one.remote.close()
+        one.sender.close()
+
+
+def run(generate: Generate, work: Callable[[Harness], Coroutine[Any, Any, None]]) -> None:
+    async def inside() -> None:
+        async with harness(generate) as one:
+            await work(one)
+
+    asyncio.run(asyncio.wait_for(inside(), TIMEOUT_S))
+
+
+async def whole(inbox: Inbox, choice: int = 0) -> Any:
+    """All that comes of a choice, as one step."""
+    step = None
+    while step is None or step.finish is None:
+        new = (await inbox.take()).get(choice)
+        if new and step:
+            step.token_ids += new.token_ids
+            step.finish, step.stop_token = new.finish, new.stop_token
+            step.logprobs = (step.logprobs or []) + (new.logprobs or []) or None
+        step = step or new
+    return step
+
+
+async def all_tokens(one: Harness, request: GenerateRequest) -> int:
+    steps = [(index, output(token)) for index, token in enumerate(TOKENS[:-1])]
+    await one.send(request, [*steps, (len(steps), output(TOKENS[-1], ends=True))])
+    return len(TOKENS)
+
+
+# --- what is sent --------------------------------------------------------------------------------------
+
+
+def params_of(request: GenerateRequest) -> Any:
+    from vllm import SamplingParams
+
+    return msgspec.msgpack.decode(request.sampling_params, type=SamplingParams)
+
+
+def test_what_is_sent_to_the_engine() -> None:
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        sampling = Sampling(temperature=0.5, seed=9, priority=3, cache_salt="salt", max_tokens=77)
+        for choice in range(3):
+            one.start(inbox, sampling, choice)
+        while one.remote.num_open:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert [params_of(request).seed for request in one.requests] == [9, 10, 11]
+        request = one.requests[0]
+        params = params_of(request)
+        assert (request.prompt_token_ids, request.priority, request.cache_salt) == (PROMPT, 3, "salt")
+        assert (params.max_tokens, params.temperature, params.n, params.top_p) == (77, 0.5, 1, 0.9)
+        assert len({request.request_id for request in one.requests}) == 3
+        assert all(request.request_id.startswith("r-") for request in one.requests)
+        assert [arrived.num_tokens for arrived in one.arrived] == [len(TOKENS)] * 3
+
+    run(all_tokens, work)
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(None, 97), (5, 5), (100, 97)])
+def test_no_more_tokens_than_there_is_room_for(asked: int | None, sent: int) -> None:
+    from serve_app.vllm_adapter import SamplingParamsEncoder
+
+    encoder = SamplingParamsEncoder({}, MAX_MODEL_LEN)
+    content = encoder.encode(encoder.params(Sampling(max_tokens=asked)), 0, len(PROMPT))
+    assert msgspec.msgpack.decode(content)["max_tokens"] == sent
+
+
+@pytest.mark.parametrize(
+    ("sampling", "param"),
+    [
+        (Sampling(temperature=-1.0), "temperature"),
+        (Sampling(top_p=2.0), "top_p"),
+        (Sampling(seed=1 << 70), "seed"),
+        (Sampling(logit_bias={"x": 1.0}), "logit_bias"),
+        (Sampling(min_tokens=10_000), None),
+        (Sampling(repetition_detection={"max_pattern_size": -1}), None),
+    ],
+)
+def test_what_vllm_refuses_is_the_callers_mistake(sampling: Sampling, param: str | None) -> None:
+    from serve_app.vllm_adapter import SamplingParamsEncoder
+
+    with pytest.raises(BadRequestError) as caught:
+        SamplingParamsEncoder({}, MAX_MODEL_LEN).params(sampling)
+    assert caught.value.param == param
+    assert "value=" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_argument_that_a_config_gives_is_vllms(path: Any) -> None:
+    from serve_app.vllm_adapter import argument_names
+
+    assert set(engine_arguments(read_config(path), "/model", "/speculator")) <= argument_names()
+
+
+# --- what comes back -----------------------------------------------------------------------------------
+
+
+def test_tokens_and_all_that_comes_with_them() -> None:
+    import numpy as np
+    from vllm.v1.engine import PrefillStats
+    from vllm.v1.outputs import LogprobsLists
+
+    def rows(*ids: int) -> Any:
+        shape = (len(ids), 3)
+        matrix = np.array([[first, first + 100, first + 200] for first in ids], np.int32).reshape(shape)
+        values = np.array([[-0.5, -1.0, -1.5]] * len(ids), np.float32).reshape(shape)
+        return LogprobsLists(matrix, values, np.zeros(len(ids), np.int32))
+
+    async def generate(one: Harness, request: GenerateRequest) -> int:
+        stats = PrefillStats(num_prompt_tokens=3, num_cached_tokens=2)
+        await one.send(
+            request,
+            [
+                (0, output(10, new_logprobs=rows(10), prefill_stats=stats)),
+                (1, output(11, 12, new_logprobs=rows(11, 12))),
+                (3, output(13, new_logprobs=rows(13), ends=True, stop_reason=13)),
+            ],
+        )
+        return 4
+
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox, Sampling(logprobs=2, stop_token_ids=[13]))
+        step = await whole(inbox)
+        assert (step.token_ids, step.finish, step.stop_token) == ([10, 11, 12, 13], "stop", 13)
+        assert step.num_cached_tokens == 2
+        assert step.logprobs == [
+            TokenLogprob(token, -0.5, ((token + 100, -1.0), (token + 200, -1.5)))
+            for token in (10, 11, 12, 13)
+        ]
+
+    run(generate, work)
+
+
+def test_a_stop_token_of_the_checkpoint_is_not_the_requests() -> None:
+    async def generate(one: Harness, request: GenerateRequest) -> int:
+        await one.send(request, [(0, output(200012, ends=True, stop_reason=200012))])
+        return 1
+
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox)
+        assert (await whole(inbox)).stop_token is None
+
+    run(generate, work)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("STOP", "stop"), ("LENGTH", "length"), ("REPETITION", "stop")]
+)
+def test_why_it_ended(name: str, expected: str) -> None:
+    from vllm.v1.engine import FinishReason
+
+    async def generate(one: Harness, request: GenerateRequest) -> int:
+        await one.send(request, [(0, output(1, ends=FinishReason[name]))])
+        return 1
+
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox)
+        assert (await whole(inbox)).finish == expected
+
+    run(generate, work)
+
+
+@pytest.mark.parametrize("name", ["ABORT", "ERROR"])
+def test_an_end_that_nobody_asked_for_is_an_error(name: str) -> None:
+    from vllm.v1.engine import FinishReason
+
+    async def generate(one: Harness, request: GenerateRequest) -> int:
+        await one.send(request, [(0, output(ends=FinishReason[name]))])
+        return 0
+
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox)
+        with pytest.raises(EngineFailedError):
+            await whole(inbox)
+
+    run(generate, work)
+
+
+# --- what a network, or a mixture of versions, can do to frames ----------------------------------------
+
+
+def repeated(steps: list[Step]) -> list[Step]:
+    return [step for step in steps for _ in range(2)]
+
+
+def repeated_late(steps: list[Step]) -> list[Step]:
+    return [*steps[:5], steps[1], *steps[5:], steps[2]]
+
+
+def overlapping(steps: list[Step]) -> list[Step]:
+    """The first half once more, as one: a sender that merged what it had sent already."""
+    half = [token for _, step in steps[:5] for token in step]
+    return [*steps[:5], (0, half), *steps[5:]]
+
+
+def lost_in_the_middle(steps: list[Step]) -> list[Step]:
+    return [*steps[:5], *steps[6:]]
+
+
+def lost_at_the_start(steps: list[Step]) -> list[Step]:
+    return steps[1:]
+
+
+def swapped(steps: list[Step]) -> list[Step]:
+    return [*steps[:5], steps[6], steps[5], *steps[7:]]
+
+
+def lost_at_the_end(steps: list[Step]) -> list[Step]:
+    return steps[:-1]
+
+
+def all_lost(_: list[Step]) -> list[Step]:
+    return []
+
+
+def sending(mishap: Callable[[list[Step]], list[Step]]) -> Generate:
+    async def generate(one: Harness, request: GenerateRequest) -> int:
+        steps = mishap([(index, [token]) for index, token in enumerate(TOKENS)])
+        outputs = [(position, output(*step, ends=step[-1] == TOKENS[-1] or None)) for position, step in steps]
+        await one.send(request, outputs)
+        return len(TOKENS)
+
+    return generate
+
+
+@pytest.mark.parametrize("mishap", [repeated, repeated_late, overlapping])
+def test_the_tokens_are_right(mishap: Any) -> None:
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox)
+        assert (await whole(inbox)).token_ids == TOKENS
+
+    run(sending(mishap), work)
+
+
+@pytest.mark.parametrize(
+    "mishap", [lost_in_the_middle, lost_at_the_start, swapped, lost_at_the_end, all_lost]
+)
+def test_the_answer_fails_and_can_be_sent_again(mishap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve_app.vllm_adapter.remote_engine.LAST_FRAME_TIMEOUT_S", 0.1)
+
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox)
+        seen: list[int] = []
+
+        async def read() -> None:
+            while True:
+                for step in (await inbox.take()).values():
+                    seen.extend(step.token_ids)
+
+        with pytest.raises(TokensLostError, match="can be sent again"):
+            await read()
+        assert TOKENS[: len(seen)] == seen
+
+    run(sending(mishap), work)
+
+
+def test_what_cannot_be_read_and_what_is_late_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async def generate(one: Harness, request: GenerateRequest) -> int:
+        from serve_app.step_frames import FrameHeader, encode_header
+
+        link = one.sender.open(request.reply_to)
+        link.add(10**6, 0, output(1, 2), 2)
+        await link._socket.send_multipart([encode_header(FrameHeader([0], [0])), b"\xc1"])
+        one.sender.flush()
+        one.sender.release(link)
+        return await all_tokens(one, request)
+
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox)
+        assert (await whole(inbox)).token_ids == TOKENS
+
+    run(generate, work)
+    assert "a frame was dropped" in caplog.text
+
+
+# --- errors --------------------------------------------------------------------------------------------
+
+
+def failing(error: Exception) -> Generate:
+    async def generate(one: Harness, request: GenerateRequest) -> int:
+        await one.send(request, [(0, output(1, 2))])
+        while one.arrived[-1].num_tokens < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        raise error
+
+    return generate
+
+
+def test_an_error_comes_after_the_tokens_before_it() -> None:
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox)
+        assert (await inbox.take())[0].token_ids == [1, 2]
+        with pytest.raises(EngineLostError, match="it died"):
+            await inbox.take()
+
+    run(failing(EngineLostError("it died")), work)
+
+
+def test_what_the_engine_refuses_names_its_field() -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox)
+        with pytest.raises(BadRequestError) as caught:
+            await whole(inbox)
+        assert (str(caught.value), caught.value.param) == ("too hot", "temperature")
+
+    run(failing(VLLMValidationError("too hot", parameter="temperature", value="9" * 9999)), work)
+
+
+def test_an_unforeseen_error_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox)
+        with pytest.raises(EngineFailedError, match="a wire broke"):
+            await whole(inbox)
+
+    run(failing(RuntimeError("a wire broke")), work)
+    assert "RuntimeError: a wire broke" in caplog.text
+
+
+def test_cancelling_ends_the_call() -> None:
+    left = asyncio.Event()
+
+    async def generate(one: Harness, request: GenerateRequest) -> int:
+        await one.send(request, [(0, output(1, 2))])
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.set()
+        return 0
+
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        sequence = one.start(inbox)
+        await inbox.take()
+        sequence.cancel()
+        await left.wait()
+        sequence.cancel()  # once more, for nothing
+
+    run(generate, work)
