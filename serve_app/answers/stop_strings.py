@@ -6,6 +6,7 @@ complete first. What may be the beginning of one is held back until more text de
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -37,10 +38,16 @@ class StopStrings:
             if string:
                 self._add(string)
         self._link()
-        self.first_characters = frozenset(self._next[0])
+        first = "".join(self._next[0])
+        self._first = re.compile(f"[{re.escape(first)}]" if first else r"(?!)")
 
     def __bool__(self) -> bool:
-        return bool(self.first_characters)
+        return bool(self._next[0])
+
+    def first_in(self, text: str, start: int) -> int:
+        """Returns where in a text, from `start` on, a string may begin; the text's end if nowhere."""
+        match = self._first.search(text, start)
+        return match.start() if match else len(text)
 
     def _add(self, string: str) -> None:
         state = 0
@@ -108,20 +115,21 @@ class StopSearch:
         When `is_decided`, that is all; what follows must not be fed.
         """
         strings = self._strings
-        if not self._state and self.match is None and strings.first_characters.isdisjoint(text):
-            self.num_chars += len(text)
-            self.num_released += len(text)
-            return text
         self._held += text
-        for character in text:
-            self._state = strings.step(self._state, character)
-            self.num_chars += 1
+        index, num_before = 0, self.num_chars
+        while index < len(text) and not self.is_decided:
+            if not self._state:
+                index = strings.first_in(text, index)
+                if index == len(text):
+                    break
+            self._state = strings.step(self._state, text[index])
+            index += 1
+            self.num_chars = num_before + index
             if found := strings.found(self._state):
                 start = self.num_chars - len(found)
                 if self.match is None or start < self.match.start:
                     self.match = Match(found, start, self.num_chars)
-            if self.is_decided:
-                break
+        self.num_chars = num_before + index
         safe = self.num_chars - strings.depth(self._state)
         return self._release(safe if self.match is None else min(safe, self.match.start))
 
