@@ -42,7 +42,7 @@ class TokenLogprob:
     logprob: float
     alternatives: tuple[tuple[int, float], ...] = ()
     rank: int | None = None
-    """Its place among all tokens by probability, from 1. Known of tokens of a prompt."""
+    """Its place among all tokens by probability, from 1."""
 
 
 @dataclass(frozen=True, slots=True)

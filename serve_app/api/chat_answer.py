@@ -38,6 +38,7 @@ from serve_app.api.chat_body import (
 from serve_app.api.chat_choice import Choice, Kind
 from serve_app.api.chat_fold import fold
 from serve_app.api.chat_logprobs import LogprobsWriter
+from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Start
 from serve_app.errors import ServiceError, body_of
 
@@ -134,8 +135,11 @@ class ChatEncoder:
         """Returns a chunk as a server-sent event."""
         if type(event) is TextChunk:
             frames = self._frames or self._new_frames()
-            return _encode(event.text).join(frames[event.choice][event.is_reasoning])
-        return b"data: " + _encode(event) + b"\n\n"
+            text = _encode(event.text)
+            if not event.text.isascii():
+                text = on_one_line(text)
+            return text.join(frames[event.choice][event.is_reasoning])
+        return b"data: " + on_one_line(_encode(event)) + b"\n\n"
 
     def last_bytes(self) -> bytes:
         """Returns OpenAI's mark of a stream's end."""
@@ -143,7 +147,7 @@ class ChatEncoder:
 
     def error_bytes(self, error: ServiceError) -> bytes:
         """Returns an event with OpenAI's error object, and the end."""
-        return b"data: " + _encode(body_of(error)) + b"\n\n" + _DONE
+        return b"data: " + on_one_line(_encode(body_of(error))) + b"\n\n" + _DONE
 
     def fold(self, events: Iterable[ChatEvent]) -> dict[str, Any]:
         """Returns the body that says what the chunks say."""

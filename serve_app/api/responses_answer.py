@@ -23,6 +23,7 @@ from serve_app.answers.items import (
     TokenLogprob,
 )
 from serve_app.answers.usage import Usage
+from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Start
 from serve_app.api.responses_events import (
     Completed,
@@ -140,7 +141,8 @@ class ResponsesEncoder:
 
     def to_bytes(self, event: ResponseEvent) -> bytes:
         """Returns a server-sent event with its name."""
-        return b"%b%b\n\n" % (_HEADS[type(event)], _ENCODER.encode(event))
+        data = _ENCODER.encode(event)
+        return b"%b%b\n\n" % (_HEADS[type(event)], data if data.isascii() else on_one_line(data))
 
     def last_bytes(self) -> bytes:
         """Returns `data: [DONE]`."""

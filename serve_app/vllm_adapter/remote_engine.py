@@ -64,7 +64,7 @@ class RemoteSequence:
             self.cancel()
 
     def take(self, position: int, output: EngineCoreOutput) -> None:
-        """Passes on an output that is the next one; what is here already is left out, and a gap is an error."""
+        """Passes on an output that is the next one. What is here already is left out; a gap is an error."""
         if self.is_finished.is_set():
             return
         num_tokens = len(output.new_token_ids)
@@ -202,7 +202,13 @@ async def _wait_for_the_end(sequence: RemoteSequence, num_tokens: int) -> None:
 
 def _logprobs(lists: Any) -> list[TokenLogprob]:
     """vLLM's rows: the token itself first, then the likeliest ones."""
+    rows = zip(
+        lists.logprob_token_ids.tolist(),
+        lists.logprobs.tolist(),
+        lists.sampled_token_ranks.tolist(),
+        strict=True,
+    )
     return [
-        TokenLogprob(ids[0], values[0], tuple(zip(ids[1:], values[1:], strict=True)))
-        for ids, values in zip(lists.logprob_token_ids.tolist(), lists.logprobs.tolist(), strict=True)
+        TokenLogprob(ids[0], values[0], tuple(zip(ids[1:], values[1:], strict=True)), rank)
+        for ids, values, rank in rows
     ]

@@ -209,7 +209,7 @@ def test_tokens_and_all_that_comes_with_them() -> None:
         shape = (len(ids), 3)
         matrix = np.array([[first, first + 100, first + 200] for first in ids], np.int32).reshape(shape)
         values = np.array([[-0.5, -1.0, -1.5]] * len(ids), np.float32).reshape(shape)
-        return LogprobsLists(matrix, values, np.zeros(len(ids), np.int32))
+        return LogprobsLists(matrix, values, np.array(ids, np.int32) - 9)
 
     async def generate(one: Harness, request: GenerateRequest) -> int:
         stats = PrefillStats(num_prompt_tokens=3, num_cached_tokens=2)
@@ -230,7 +230,7 @@ def test_tokens_and_all_that_comes_with_them() -> None:
         assert (step.token_ids, step.finish, step.stop_token) == ([10, 11, 12, 13], "stop", 13)
         assert step.num_cached_tokens == 2
         assert step.logprobs == [
-            TokenLogprob(token, -0.5, ((token + 100, -1.0), (token + 200, -1.5)))
+            TokenLogprob(token, -0.5, ((token + 100, -1.0), (token + 200, -1.5)), rank=token - 9)
             for token in (10, 11, 12, 13)
         ]
 
