@@ -7,8 +7,6 @@ token has bytes that are no UTF-8, so no text matches it, and only a rule that n
 
 from __future__ import annotations
 
-from typing import Any
-
 from serve_app.harmony.tokens import CALL, ENDOFTEXT, FIRST_SPECIAL, RETURN, Vocabulary
 
 # Never a byte of UTF-8.
@@ -26,25 +24,3 @@ def grammar_vocabulary(vocabulary: Vocabulary) -> list[bytes]:
     """
     tokens = vocabulary.token_bytes[:NUM_TOKENS]
     return tokens[:FIRST_SPECIAL] + [NO_TEXT + name for name in tokens[FIRST_SPECIAL:]]
-
-
-def install() -> None:
-    """Lets vLLM's xgrammar backend use this vocabulary, in this process (an engine core).
-
-    A tokenizer of another vocabulary is left as it is.
-    """
-    import xgrammar
-
-    original = xgrammar.TokenizerInfo.from_huggingface
-
-    def from_huggingface(tokenizer: Any, *, vocab_size: int | None = None, **options: Any) -> Any:
-        if tokenizer.convert_tokens_to_ids("<|call|>") != CALL:
-            return original(tokenizer, vocab_size=vocab_size, **options)
-        return xgrammar.TokenizerInfo(
-            grammar_vocabulary(Vocabulary.load()),
-            xgrammar.VocabType.RAW,
-            vocab_size=vocab_size,
-            stop_token_ids=list(STOP_TOKENS),
-        )
-
-    xgrammar.TokenizerInfo.from_huggingface = from_huggingface  # type: ignore[method-assign]

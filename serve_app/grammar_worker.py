@@ -27,6 +27,8 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
+from serve_app.grammar_text import with_valid_strings
+
 SAMPLING = 64
 # Measured with strings of limited length, repetitions of `.` and nested ones, unions of hundreds of patterns:
 # from 24 to 32. Where the time goes into building automata, it is the same with all tokens.
@@ -85,7 +87,7 @@ class Compiler:
     """Compiles structural tags against a sample of the vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        self._xgrammar = _load_xgrammar()
+        self._xgrammar = load_xgrammar()
         tokens = [b""] * vocabulary.num_tokens
         for token_id, text in vocabulary.tokens.items():
             tokens[token_id] = text
@@ -100,10 +102,13 @@ class Compiler:
     def problem(self, structural_tag: str) -> str | None:
         """Returns what is the matter with a structural tag, or None."""
         try:
-            # A compiler of its own, since parts of earlier grammars would make this one look cheap.
-            grammar = self._xgrammar.GrammarCompiler(self._info, 1, True, -1).compile_structural_tag(
-                structural_tag
-            )
+            # A compiler of its own, as in `IsolatedCompiler`.
+            compiler = self._xgrammar.GrammarCompiler(self._info, 1, True, -1)
+            text = self._xgrammar.Grammar.from_structural_tag(structural_tag).to_string()
+            if (valid := with_valid_strings(text)) != text:
+                grammar = compiler.compile_grammar_from_strings(valid, "root")
+            else:
+                grammar = compiler.compile_structural_tag(structural_tag)
         except MemoryError:
             return TOO_LARGE
         except Exception as error:  # whatever xgrammar says no with
@@ -181,7 +186,7 @@ def _plain(error: str) -> str:
     return lines[0].strip().rstrip(".")[:_MAX_PROBLEM_CHARS] if lines else "it is not understood"
 
 
-def _load_xgrammar() -> Any:
+def load_xgrammar() -> Any:
     """Returns xgrammar's compiled part, without its package, which imports torch and transformers."""
     sys.modules["torch"] = None  # type: ignore[assignment]
     spec = importlib.util.find_spec("xgrammar")

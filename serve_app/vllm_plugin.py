@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from serve_app import grammar_vocabulary, routing_kernels
+from serve_app import engine_grammars, routing_kernels
 from serve_app.staging import engine_phases, timeline
 
 
@@ -30,7 +30,7 @@ def install() -> None:
         from vllm.v1.worker.worker_base import WorkerWrapperBase
 
         engine_phases.watch(WorkerWrapperBase, Path(path))
-    grammar_vocabulary.install()
+    engine_grammars.install()
     # The question also gives vLLM's own copy the name `triton_kernels`.
     if current_platform.is_cuda() and has_triton_kernels():
         routing_kernels.install()
