@@ -94,6 +94,7 @@ def kinds(annotation: Any) -> list[str]:
         bool: "`true` or `false`",
         types.NoneType: "`null`",
         dict: "map",
+        list: "list of text",
         tuple: "list of text",
     }
     return [names[origin or annotation]]
