@@ -120,6 +120,16 @@ class GrammarChecker:
 
     async def _check(self, digest: bytes, encoded: bytes) -> str | None:
         self.start()
+        problem = await self._ask(encoded)
+        if problem == CRASHED:
+            # The worker may have died of something else.
+            problem = await self._ask(encoded)
+        self._judgements[digest] = problem
+        if len(self._judgements) > MAX_JUDGEMENTS:
+            self._judgements.popitem(last=False)
+        return problem
+
+    async def _ask(self, encoded: bytes) -> str | None:
         try:
             worker = await asyncio.wait_for(self._free.get(), self._max_wait_s)
         except TimeoutError:
@@ -127,16 +137,12 @@ class GrammarChecker:
                 "no worker for grammars is free", retry_after_s=self._max_wait_s
             ) from None
         try:
-            problem = await worker.check(encoded)
+            return await worker.check(encoded)
         finally:
             if worker.is_alive:
                 self._free.put_nowait(worker)
             else:
                 self._start_in_background(worker)
-        self._judgements[digest] = problem
-        if len(self._judgements) > MAX_JUDGEMENTS:
-            self._judgements.popitem(last=False)
-        return problem
 
     def _start_in_background(self, worker: _Worker) -> None:
         start = asyncio.create_task(self._start(worker))
