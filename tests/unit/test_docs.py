@@ -18,7 +18,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from serve_app import client
+from serve_app import client, errors
+from serve_app.api import openapi
+from serve_app.api.efforts import EFFORTS
 from serve_app.config import AppConfig, read_config
 from serve_app.memory import GIB_BYTES
 from serve_app.plan import H100_MEMORY_GIB, make_plan
@@ -178,6 +180,11 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
     assert links
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_place_waits_for_a_figure(document: Path) -> None:
+    assert "TODO" not in document.read_text()
+
+
 def test_pictures_are_text_that_parses() -> None:
     from xml.etree import ElementTree
 
@@ -231,6 +238,42 @@ def test_settings_of_the_scripts_are_theirs() -> None:
     known = set(SETTING.findall((ROOT / "scripts" / "environment").read_text()))
     for document in DOCUMENTS:
         assert set(SETTING.findall(document.read_text())) <= known, document.name
+
+
+# --- the API -------------------------------------------------------------------------------------------
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of a table of the README, by the first words of its head."""
+    _, _, rest = README.read_text().partition(f"| {heading} |")
+    lines = rest.partition("\n\n")[0].splitlines()[2:]
+    assert lines, heading
+    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
+
+
+def test_endpoints_are_those_of_the_code() -> None:
+    """All of the OpenAPI document but those that are there to say that nothing is stored."""
+    named = {found for row in table("endpoint") for found in re.findall(r"`([A-Z]+ \S+)`", row[0])}
+    described = {f"{one.method.upper()} {one.path}" for one in openapi.OPERATIONS if one.answer is not None}
+    assert named == described | {"GET /docs", "GET /openapi.json"}
+
+
+def test_statuses_are_those_of_the_errors() -> None:
+    """Beside these, HTTP's own for a path without a method. 408 is no status of a response: see the text."""
+    raised = {int(error.status) for error in subclasses(errors.ServiceError)} - {408}
+    assert {int(row[0]) for row in table("status")} == raised | {405, 500}
+
+
+def subclasses(kind: type[errors.ServiceError]) -> Iterator[type[errors.ServiceError]]:
+    for one in kind.__subclasses__():
+        yield one
+        yield from subclasses(one)
+
+
+def test_efforts_are_those_of_the_code() -> None:
+    [text] = re.findall(r"- \*\*Reasoning\*\*: (.*?)\n- ", README.read_text(), re.DOTALL)
+    quoted = {word for word in re.findall(r"`([a-z]+)`", text) if word != "include"}
+    assert quoted == set(EFFORTS)
 
 
 # --- modules -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
@@ -13,8 +14,9 @@ import yaml
 from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.iam.policy_validation import IAMPolicyDocumentValidator
 
-from serve_app import stage
+from serve_app import sealing_key, stage
 from serve_app.config import AppConfig
+from serve_app.config_sections import IngressConfig
 from serve_app.deployment_options import engine_options, ingress_options
 
 ROOT = Path(__file__).parents[2]
@@ -130,3 +132,29 @@ def test_stage_commands_are_accepted() -> None:
     assert {command[0] for command in commands} == {"publish", "fetch", "report"}
     for command in commands:
         stage._parser().parse_args(command)
+
+
+def test_the_ingress_that_pages_may_use_is_one() -> None:
+    [text] = [body for body in re.findall(r"```yaml\n(.*?)```", TEXT, re.S) if "allowed_origins" in body]
+    config = IngressConfig.model_validate(yaml.safe_load(text)["ingress"])
+    assert config.allowed_origins == ["https://chat.example.com"]
+
+
+def test_the_time_between_comments_is_the_default() -> None:
+    assert re.findall(r"keep_alive_s` \((\d+) s\)", TEXT) == [f"{IngressConfig().keep_alive_s:g}"]
+
+
+def test_the_command_for_a_sealing_key_makes_one(tmp_path: Path) -> None:
+    [num_bytes] = re.findall(r"openssl rand -base64 (\d+) > sealing.key", TEXT)
+    # As openssl writes it: lines of 64 characters at most.
+    content = base64.encodebytes(bytes(range(int(num_bytes))))
+    (tmp_path / "sealing.key").write_bytes(content)
+    assert sealing_key.sealing_key(str(tmp_path / "sealing.key")) == bytes(range(32))
+    assert "sealing_key_file" in IngressConfig.model_fields
+
+
+@pytest.mark.parametrize("text", ["serve_app_answer_repairs", "the model's answers needed repairs"])
+def test_what_is_to_be_watched_is_what_the_code_says(text: str) -> None:
+    assert f"`{text}`" in TEXT
+    sources = (path.read_text() for path in (ROOT / "serve_app").rglob("*.py"))
+    assert any(f'"{text}' in source for source in sources)
