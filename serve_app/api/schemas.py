@@ -1,7 +1,7 @@
 """JSON schemas that clients send: the first thing that is wrong with one, in a sentence, and where it is.
 
 Each keyword may be here what any of the drafts 04 to 2020-12 says: clients mean one of them, or a mixture,
-and seldom say which. Whatever a keyword is unknown is not looked at. The walk is linear in the size of the
+and seldom say which. A keyword that none of them knows is not looked at. The walk is linear in the size of the
 schema, which is bounded, and judgements are kept.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
 import msgspec
 
 from serve_app.api.fields import quoted
+from serve_app.api.schema_keywords import CHECKS, NEWER_DRAFTS, SCHEMA, SCHEMA_LIST, SCHEMA_MAP, names_problem
+from serve_app.api.schema_references import References
 from serve_app.errors import BadRequestError
 
 # Generous: OpenAI takes 120,000 characters, and tools of real agents have some hundred subschemas.
@@ -27,23 +28,6 @@ MAX_DEPTH = 64
 # must not fill the memory.
 _MAX_CACHED_BYTES = 32 * 1024
 
-TYPES = frozenset({"array", "boolean", "integer", "null", "number", "object", "string"})
-
-_SCHEMA = (
-    "additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "not",
-    "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties",
-)  # fmt: skip
-_SCHEMA_LIST = ("allOf", "anyOf", "oneOf", "prefixItems")
-_SCHEMA_MAP = ("$defs", "definitions", "dependentSchemas", "patternProperties", "properties")
-_TEXT = ("$id", "$ref", "$schema", "description", "format", "pattern", "title")
-_NUMBER = ("maximum", "minimum")
-_COUNT = (
-    "maxContains", "maxItems", "maxLength", "maxProperties",
-    "minContains", "minItems", "minLength", "minProperties",
-)  # fmt: skip
-_BOOLEAN = ("readOnly", "uniqueItems", "writeOnly")
-# In these the exclusive limits are numbers; in draft-04 they say whether the others are exclusive.
-_NEWER_DRAFTS = ("draft-06", "draft-07", "draft/2019-09", "draft/2020-12")
 _RANGES = (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties"))
 
 
@@ -54,7 +38,7 @@ class Problem(NamedTuple):
     message: str
 
 
-TOO_DEEP = Problem("", "the schema is nested too deeply")
+_TOO_DEEP = Problem("", "the schema is nested too deeply")
 
 
 class _Place(NamedTuple):
@@ -88,16 +72,11 @@ def _raise(problem: Problem | None, param: str) -> None:
         raise BadRequestError(f"{param}{problem.path}: {problem.message}", param)
 
 
-def schema_problem(schema: Any) -> Problem | None:
-    """Returns the first thing that makes a value no JSON schema, or too large."""
-    return _first_problem(schema, is_format=False)
-
-
 def _first_problem(schema: Any, is_format: bool) -> Problem | None:
     try:
         encoded = msgspec.json.encode(schema)
     except RecursionError:
-        return TOO_DEEP
+        return _TOO_DEEP
     if len(encoded) > MAX_BYTES:
         return Problem("", f"the schema is {len(encoded):,} bytes long as JSON; it may be {MAX_BYTES:,}")
     find = _find if len(encoded) <= _MAX_CACHED_BYTES else _find.__wrapped__
@@ -110,14 +89,14 @@ def _find(encoded: bytes, is_format: bool) -> Problem | None:
     is_newer = _is_newer_draft(root)
     stack = [_Place(root, None, (), 0)]
     num_schemas = 0
-    references = _References(root)
+    references = References(root)
     while stack:
         place = stack.pop()
         num_schemas += 1
         if num_schemas > MAX_SCHEMAS:
             return Problem("", f"the schema has more than {MAX_SCHEMAS:,} subschemas")
         if place.depth > MAX_DEPTH:
-            return TOO_DEEP
+            return _TOO_DEEP
         if isinstance(place.schema, bool):
             continue
         if not isinstance(place.schema, dict):
@@ -136,13 +115,13 @@ def _find(encoded: bytes, is_format: bool) -> Problem | None:
 
 def _is_newer_draft(root: Any) -> bool:
     named = root.get("$schema") if isinstance(root, dict) else None
-    return isinstance(named, str) and any(draft in named for draft in _NEWER_DRAFTS)
+    return isinstance(named, str) and any(draft in named for draft in NEWER_DRAFTS)
 
 
 def _shape_problem(place: _Place, is_newer_draft: bool) -> Problem | None:
     """What is wrong with the keywords that hold no schemas."""
     for key, value in place.schema.items():
-        check = _CHECKS.get(key)
+        check = CHECKS.get(key)
         if check and (message := check(value)):
             return _problem(place, (key,), message)
         if is_newer_draft and isinstance(value, bool) and key in ("exclusiveMinimum", "exclusiveMaximum"):
@@ -157,16 +136,16 @@ def _children_problem(place: _Place, children: list[_Place]) -> Problem | None:
         children.append(_Place(value, place, keys, place.depth + 1))
 
     for key, value in place.schema.items():
-        if key in _SCHEMA or (key == "items" and not isinstance(value, list)):
+        if key in SCHEMA or (key == "items" and not isinstance(value, list)):
             add(value, key)
-        elif key in _SCHEMA_LIST or key == "items":
+        elif key in SCHEMA_LIST or key == "items":
             if not isinstance(value, list):
                 return _problem(place, (key,), f"{quoted(value)} is not a list of schemas")
             if not value and key != "items":
                 return _problem(place, (key,), "the list of schemas is empty")
             for index, item in enumerate(value):
                 add(item, key, index)
-        elif key in _SCHEMA_MAP or key == "dependencies":
+        elif key in SCHEMA_MAP or key == "dependencies":
             if not isinstance(value, dict):
                 return _problem(place, (key,), f"{quoted(value)} is not an object of schemas by name")
             for name, item in value.items():
@@ -176,12 +155,12 @@ def _children_problem(place: _Place, children: list[_Place]) -> Problem | None:
             if not isinstance(value, dict):
                 return _problem(place, (key,), f"{quoted(value)} is not an object of lists of names")
             for name, item in value.items():
-                if message := _names(item):
+                if message := names_problem(item):
                     return _problem(place, (key, name), message)
     return None
 
 
-def _format_problem(place: _Place, references: _References) -> Problem | None:
+def _format_problem(place: _Place, references: References) -> Problem | None:
     """What keeps a valid schema from being a grammar."""
     schema = place.schema
     for low, high in _RANGES:
@@ -198,83 +177,6 @@ def _format_problem(place: _Place, references: _References) -> Problem | None:
         return _problem(place, ("$ref",), message)
     return None
 
-
-class _References:
-    """Where references lead inside one schema."""
-
-    def __init__(self, root: Any) -> None:
-        self._root = root
-        self._good: set[str] = set()
-
-    def problem(self, schema: Mapping[str, Any]) -> str | None:
-        """Returns what is wrong with the reference that a schema is, if it is one."""
-        reference = schema.get("$ref")
-        chain: set[str] = set()
-        while isinstance(reference, str) and reference not in self._good:
-            if reference in chain:
-                return f"{quoted(reference)} leads back to itself"
-            chain.add(reference)
-            if reference != "#" and not reference.startswith("#/"):
-                return f"{quoted(reference)} is not inside the schema (only #/... is followed)"
-            target = self._target(reference)
-            if not isinstance(target, bool | dict):
-                return f"{quoted(reference)} leads to no schema"
-            reference = target.get("$ref") if isinstance(target, dict) else None
-        self._good |= chain
-        return None
-
-    def _target(self, reference: str) -> Any:
-        target = self._root
-        for part in unquote(reference).split("/")[1:]:
-            name = part.replace("~1", "/").replace("~0", "~")
-            if isinstance(target, dict):
-                target = target.get(name)
-            elif isinstance(target, list) and name.isascii() and name.isdigit() and len(name) < 6:
-                target = target[int(name)] if int(name) < len(target) else None
-            else:
-                return None
-        return target
-
-
-def _type(value: Any) -> str | None:
-    names = value if isinstance(value, list) else [value]
-    if not names:
-        return "the list of types is empty"
-    for name in names:
-        if not isinstance(name, str) or name not in TYPES:
-            return f"{quoted(name)} is not valid (one of {', '.join(sorted(TYPES))})"
-    return None
-
-
-def _names(value: Any) -> str | None:
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        return None
-    return f"{quoted(value)} is not a list of names"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _expect(is_right: Callable[[Any], bool], kind: str) -> Callable[[Any], str | None]:
-    return lambda value: None if is_right(value) else f"{quoted(value)} is not {kind}"
-
-
-_CHECKS: dict[str, Callable[[Any], str | None]] = {
-    "type": _type,
-    "required": _names,
-    "enum": _expect(lambda value: isinstance(value, list), "a list"),
-    "multipleOf": _expect(lambda value: _is_number(value) and value > 0, "a number above 0"),
-    "exclusiveMaximum": _expect(lambda value: isinstance(value, int | float), "a number"),
-    "exclusiveMinimum": _expect(lambda value: isinstance(value, int | float), "a number"),
-    **dict.fromkeys(_TEXT, _expect(lambda value: isinstance(value, str), "a text")),
-    **dict.fromkeys(_NUMBER, _expect(_is_number, "a number")),
-    **dict.fromkeys(
-        _COUNT,
-        _expect(lambda value: _is_number(value) and value >= 0 and value % 1 == 0, "a number from 0 on"),
-    ),
-    **dict.fromkeys(_BOOLEAN, _expect(lambda value: isinstance(value, bool), "true or false")),
-}
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _MAX_KEY_CHARS = 60

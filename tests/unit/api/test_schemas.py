@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.api import schemas
+from serve_app.api import schema_keywords, schemas
 from serve_app.api.schemas import MAX_BYTES, MAX_DEPTH, MAX_SCHEMAS, check_format_schema, check_schema
 from serve_app.errors import BadRequestError, body_of
 
@@ -162,7 +162,14 @@ def test_large_ones_are_judged_as_quickly(schema: Any, monkeypatch: pytest.Monke
 
 
 KEYWORDS = sorted(
-    {*schemas._CHECKS, *schemas._SCHEMA, *schemas._SCHEMA_LIST, *schemas._SCHEMA_MAP, "items", "dependencies"}
+    {
+        *schema_keywords.CHECKS,
+        *schema_keywords.SCHEMA,
+        *schema_keywords.SCHEMA_LIST,
+        *schema_keywords.SCHEMA_MAP,
+        "items",
+        "dependencies",
+    }
 )
 VALUES = st.recursive(
     st.none()
