@@ -1,8 +1,8 @@
 """JSON schemas that clients send: the first thing that is wrong with one, in a sentence, and where it is.
 
 Each keyword may be here what any of the drafts 04 to 2020-12 says: clients mean one of them, or a mixture,
-and seldom say which. A keyword that none of them knows is not looked at. The walk is linear in the size of the
-schema, which is bounded, and judgements are kept.
+and seldom say which. Keywords that none of them knows are not looked at. The walk is linear in the size
+of the schema, which is bounded, and judgements are kept.
 """
 
 from __future__ import annotations
