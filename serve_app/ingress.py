@@ -93,7 +93,11 @@ class Ingress:
             config.ingress.max_body_bytes, self._num_ready_engines, config.ingress.allowed_origins
         )
         service = Service(
-            tuple(config.model.served_names), config.model.id, vllm_version, config.ingress.keep_alive_s
+            tuple(config.model.served_names),
+            config.model.id,
+            vllm_version,
+            config.ingress.keep_alive_s,
+            watches_clients=False,  # Serve does, and cancels
         )
         add_routes(self._app, generator, self._gate, tokens, Sealer(key), service)
         # What the modules made stays for ever: collections that look through it hold up all streams.

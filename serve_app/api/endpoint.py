@@ -53,12 +53,15 @@ class Endpoint:
         error_body: ErrorForm,
         id_header: str,
         keep_alive_s: float,
+        watches_clients: bool = True,
     ) -> None:
         """`api` names it in metrics, `prompt_param` is the field that the prompt comes from.
 
         `id_header` is the response's header with the id of the request. A stream that has nothing to send for
-        `keep_alive_s` is sent a comment.
+        `keep_alive_s` is sent a comment. `watches_clients` is False where the server cancels the task of a
+        request whose client has gone, as Serve does; ASGI says so by a message.
         """
+        self._watches_clients = watches_clients
         self._generator, self._gate, self._api = generator, gate, api
         self._parse, self._prompt_param, self._error_body = parse, prompt_param, error_body
         self._id_header, self._keep_alive_s = id_header, keep_alive_s
@@ -68,6 +71,9 @@ class Endpoint:
         request = _Request(scope, receive, send, self._id_header)
         try:
             body = await request.body()
+            if not self._watches_clients:
+                await self._answer(request, body)
+                return
             # From here on the only message to come is that the client has gone.
             watch = asyncio.create_task(_cancel_when_gone(receive, request))
             try:

@@ -48,6 +48,7 @@ class Service:
     model_root: str
     vllm_version: str
     keep_alive_s: float
+    watches_clients: bool = True
 
 
 def add_routes(
@@ -82,6 +83,7 @@ def add_routes(
             parse=parse,
             prompt_param=prompt_param,
             keep_alive_s=service.keep_alive_s,
+            watches_clients=service.watches_clients,
             **form,  # type: ignore[arg-type]
         )
         app.router.routes.append(Route(path, endpoint, methods=["POST"], name=api))

@@ -53,9 +53,13 @@ class RemoteSequence:
         self._stop_token_ids = frozenset(stop_token_ids)
 
     def cancel(self) -> None:
-        """Ends it in its engine; nothing more arrives. Also after its end."""
-        self.is_finished.set()
-        self.task.cancel()
+        """Ends it in its engine; nothing more arrives. Does nothing after its end.
+
+        The reply to a call that has come to its end by itself may still be under way, and is left to arrive.
+        """
+        if not self.is_finished.is_set():
+            self.is_finished.set()
+            self.task.cancel()
 
     def fail(self, error: ServiceError) -> None:
         """Ends it, and the answer that it is of, with an error."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ GENERATION_CONFIG = "generation_config.json"
 DEFAULTS = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
 # A seed of 64 bits, with room for one for each choice of a request.
 MIN_SEED, MAX_SEED = -(1 << 63), (1 << 63) - 1024
+MAX_CACHED, MAX_CACHED_BYTES = 512, 1024
 _OWN = {"cache_salt", "session_id", "priority", "repetition_detection", "vllm_xargs"}
 _NAMES = tuple(name for name in Sampling.__struct_fields__ if name not in _OWN)
 
@@ -31,6 +33,8 @@ class SamplingParamsEncoder:
         """`defaults` are those of the checkpoint, by vLLM's names."""
         self._defaults = {name: defaults[name] for name in DEFAULTS if defaults.get(name) is not None}
         self._max_model_len = max_model_len
+        # Most requests of a client sample alike, and vLLM's checks take longer than all others together.
+        self._checked = lru_cache(maxsize=MAX_CACHED)(self._check)
 
     @classmethod
     def of_checkpoint(cls, folder: str, max_model_len: int) -> SamplingParamsEncoder:
@@ -39,12 +43,26 @@ class SamplingParamsEncoder:
         return cls(json.loads(path.read_bytes()) if path.exists() else {}, max_model_len)
 
     def params(self, sampling: Sampling, structural_tag: str | None = None) -> SamplingParams:
-        """Returns the parameters without what depends on the prompt.
+        """Returns the parameters without what depends on the prompt. They are shared, and not to be changed.
 
         Raises `BadRequestError` for values that vLLM refuses.
         """
         if sampling.seed is not None and not MIN_SEED <= sampling.seed <= MAX_SEED:
             raise BadRequestError(f"seed must be from {MIN_SEED} to {MAX_SEED}", "seed")
+        try:
+            encoded = msgspec.msgpack.encode(sampling)
+        except OverflowError:
+            raise BadRequestError("a number in the request has more than 64 bits", None) from None
+        is_small = len(encoded) <= MAX_CACHED_BYTES
+        params = (self._checked if is_small else self._check)(encoded)
+        if structural_tag is None:
+            return params
+        params = copy.copy(params)
+        params.structured_outputs = StructuredOutputsParams(structural_tag=structural_tag)
+        return params
+
+    def _check(self, encoded: bytes) -> SamplingParams:
+        sampling = msgspec.msgpack.decode(encoded, type=Sampling)
         given = {name: value for name in _NAMES if (value := getattr(sampling, name)) is not None}
         try:
             params = SamplingParams.from_optional(
@@ -61,8 +79,6 @@ class SamplingParamsEncoder:
             raise client_error(error) from None
         except (ValueError, TypeError) as error:
             raise BadRequestError(str(error), None) from None
-        if structural_tag is not None:
-            params.structured_outputs = StructuredOutputsParams(structural_tag=structural_tag)
         return params
 
     def encode(self, params: SamplingParams, seed_offset: int, num_prompt_tokens: int) -> bytes:

@@ -176,6 +176,8 @@ def test_no_more_tokens_than_there_is_room_for(asked: int | None, sent: int) -> 
         (Sampling(temperature=-1.0), "temperature"),
         (Sampling(top_p=2.0), "top_p"),
         (Sampling(seed=1 << 70), "seed"),
+        (Sampling(priority=1 << 70), None),
+        (Sampling(min_tokens=-(1 << 70)), None),
         (Sampling(logit_bias={"x": 1.0}), "logit_bias"),
         (Sampling(min_tokens=10_000), None),
         (Sampling(repetition_detection={"max_pattern_size": -1}), None),
@@ -453,3 +455,28 @@ def test_cancelling_ends_the_call() -> None:
         sequence.cancel()  # once more, for nothing
 
     run(generate, work)
+
+
+def test_a_call_that_has_come_to_its_end_is_not_cancelled() -> None:
+    """The last frame overtakes the reply: the answer is over, and its reply still to come."""
+    replies = asyncio.Event()
+    cancelled: list[bool] = []
+
+    async def generate(one: Harness, request: GenerateRequest) -> int:
+        num_tokens = await all_tokens(one, request)
+        try:
+            await replies.wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+        return num_tokens
+
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        sequence = one.start(inbox)
+        await whole(inbox)
+        sequence.cancel()
+        replies.set()
+
+    run(generate, work)
+    assert cancelled == []
