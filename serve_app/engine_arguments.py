@@ -28,6 +28,8 @@ def engine_arguments(config: AppConfig, model_path: str, speculator_path: str | 
         "gpu_memory_utilization": engine.gpu_memory_utilization,
         # Harmony's reasoning ends where the final channel starts; structured output waits for that.
         "reasoning_parser": "openai_gptoss",
+        # The one that ingresses check grammars with; `auto` goes on with another where one fails.
+        "structured_outputs_config": {"backend": "xgrammar"},
         "enable_prefix_caching": True,
         # Serving must not run code from a model repository.
         "trust_remote_code": False,

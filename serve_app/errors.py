@@ -5,6 +5,7 @@
     ├── EngineFailedError (500)       something in an engine that nobody has foreseen
     ├── EngineLostError (503)         the replica that was generating has died; the request may be sent again
     ├── EngineUnavailableError (503)  no engine replica is ready
+    ├── GrammarsBusyError (503)       the workers that check grammars have more to do than they can
     ├── IngressBlockedError (503)     the ingress does not take the tokens that are meant for it
     ├── KeyLimitError (429)           the API key has used up one of its limits
     ├── ModelNotFoundError (404)      the request names a model that is not served
@@ -58,6 +59,12 @@ class EngineLostError(ServiceError):
 
 class EngineUnavailableError(ServiceError):
     """No engine replica is ready."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class GrammarsBusyError(ServiceError):
+    """The workers that check grammars have more to do than they can."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 

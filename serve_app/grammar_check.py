@@ -16,13 +16,12 @@ import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import OrderedDict
-from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
 
 from serve_app import grammar_worker
-from serve_app.errors import BadRequestError, ServiceError
+from serve_app.errors import BadRequestError, GrammarsBusyError
 from serve_app.grammar_vocabulary import STOP_TOKENS, grammar_vocabulary
 from serve_app.grammar_worker import CPU_RATIO, SAMPLING, frame
 from serve_app.harmony.tokens import CHANNEL, FIRST_SPECIAL, MESSAGE, Vocabulary
@@ -45,12 +44,6 @@ _MIN_WALL_S, _WALL_RATIO = 5.0, 20.0
 
 TOO_LONG = "it takes too long to compile"
 CRASHED = "it is too large or nested too deeply to compile"
-
-
-class GrammarsBusyError(ServiceError):
-    """The workers have more to do than they can. The request may be sent again."""
-
-    status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class GrammarChecker:

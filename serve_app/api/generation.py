@@ -20,7 +20,7 @@ from serve_app.api.sampling import Sampling
 from serve_app.errors import BadRequestError, ModelNotFoundError, ServiceError, SlowClientError
 from serve_app.harmony.conversation import Conversation
 from serve_app.harmony.renderer import PromptTooLongError, Renderer
-from serve_app.harmony.tokens import Vocabulary
+from serve_app.harmony.tokens import FIRST_SPECIAL, Vocabulary
 from serve_app.pace import Pace
 
 logger = logging.getLogger("ray.serve")
@@ -110,6 +110,8 @@ class Generator:
         """Returns the engine's sampling parameters. Raises what refuses a request that cannot run."""
         self.check_model(exchange.model)
         grammar = exchange.grammar
+        if grammar:
+            _check_leaves_tokens(exchange.sampling, grammar.param)
         params = self._engines.sampling_params(exchange.sampling, grammar.structural_tag if grammar else None)
         if grammar:
             await self._check_grammar(grammar.structural_tag, grammar.param)
@@ -285,3 +287,17 @@ class Run(Generic[Event]):
         """Ends the sequences that have not ended, in their engines."""
         for sequence in self.sequences:
             sequence.cancel()
+
+
+def _check_leaves_tokens(sampling: Sampling, param: str) -> None:
+    """Raises `BadRequestError` for what may forbid all tokens that a grammar allows.
+
+    vLLM then samples any token, which the grammar does not take, and the answer never ends.
+    """
+    for name in ("allowed_token_ids", "bad_words", "min_tokens"):
+        if getattr(sampling, name):
+            raise BadRequestError(f"{name} cannot be used together with {param}", name)
+    if any(token >= FIRST_SPECIAL for token in sampling.stop_token_ids or ()):
+        raise BadRequestError(
+            f"stop_token_ids cannot name special tokens together with {param}", "stop_token_ids"
+        )

@@ -37,6 +37,7 @@ def test_a_gpu_engine() -> None:
         "kv_cache_dtype": "fp8",
         "gpu_memory_utilization": 0.9,
         "reasoning_parser": "openai_gptoss",
+        "structured_outputs_config": {"backend": "xgrammar"},
         "enable_prefix_caching": True,
         "trust_remote_code": False,
         "generation_config": "auto",

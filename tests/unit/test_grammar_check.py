@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from serve_app.errors import BadRequestError
-from serve_app.grammar_check import CRASHED, TOO_LONG, GrammarChecker, GrammarsBusyError
+from serve_app.errors import BadRequestError, GrammarsBusyError
+from serve_app.grammar_check import CRASHED, TOO_LONG, GrammarChecker
 from serve_app.grammar_worker import NO_TEXT, TOO_SLOW
 from serve_app.harmony.conversation import Tool
 from serve_app.harmony.grammar import ContentFormat, structural_tag

@@ -256,6 +256,22 @@ def test_a_grammar_that_is_none_asks_nobody() -> None:
     with_service(work)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"allowed_token_ids": [1]}, {"bad_words": ["a"]}, {"min_tokens": 5}, {"stop_token_ids": [200008]}],
+    ids=str,
+)
+def test_what_may_leave_a_grammar_without_tokens(options: dict[str, Any]) -> None:
+    async def work(service: Service) -> None:
+        answer = await service.post(response_format={"type": "json_object"}, **options)
+        [name] = options
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+        assert "response_format" in message_of(answer)
+        assert (await service.post(**options)).status_code == 200
+
+    with_service(work)
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_full_queue(path: str, stream: bool) -> None:
