@@ -332,7 +332,7 @@ class IngressConfig(Section):
     keep_alive_s: float = Field(
         default=15,
         gt=0,
-        description="a stream that has nothing to send for so long, since its request waits for one, is sent a "
+        description="seconds after which a stream that has nothing to send, since its request waits, is sent a "
         "comment; with the first one it has begun, and what goes wrong later is an event in it",
     )
     allowed_origins: list[str] = Field(
@@ -343,8 +343,8 @@ class IngressConfig(Section):
     sealing_key_file: str | None = Field(
         default=None,
         min_length=1,
-        description="file with the key for `reasoning.encrypted_content`, 32 bytes in base 64, the same on all "
-        "nodes with an ingress; null: a key that the cluster makes and that ends with it",
+        description="file with the key for `reasoning.encrypted_content`, 32 bytes in base 64, the same on "
+        "all nodes with an ingress; null: a key that the cluster makes and that ends with it",
     )
 
 

@@ -20,8 +20,8 @@ def sealing_key(path: str | None) -> bytes:
     """Returns the key in the file at `path` (base 64 of 32 bytes), or else the cluster's own.
 
     The cluster's is made by the first ingress that asks, and kept in memory by Ray's control store (GCS), as
-    Serve's own state is: it is in no file, log or environment, and ends with the cluster. With a file, what was
-    sealed can still be read after a restart. Must be called in a process of the cluster.
+    Serve's own state is: it is in no file, log or environment, and ends with the cluster. With a file, what
+    was sealed can still be read after a restart. Must be called in a process of the cluster.
     """
     return _of_file(Path(path).expanduser()) if path else _of_cluster()
 

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from serve_app.admission.messages import RateLimits, Tier
 from serve_app.errors import ServiceError
 
-TIERS = {"priority": Tier.PRIORITY, "flex": Tier.FLEX}
+TIERS = {"priority": Tier.PRIORITY, "fast": Tier.PRIORITY, "flex": Tier.FLEX}
 # Sequences that one request may ask for: OpenAI's limit for `n`.
 MAX_SEQUENCES = 128
 # What `Retry-After` is for.

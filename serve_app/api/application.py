@@ -16,7 +16,14 @@ from serve_app.errors import ServiceError
 
 GET = ["GET", "HEAD"]
 # What a page may read of an answer besides its body.
-EXPOSED_HEADERS = ("x-request-id", "request-id", "retry-after", "x-warning", "x-ratelimit-*")
+EXPOSED_HEADERS = (
+    *("x-request-id", "request-id", "retry-after", "x-warning"),
+    *(
+        f"x-ratelimit-{what}-{of}"
+        for what in ("limit", "remaining", "reset")
+        for of in ("requests", "tokens")
+    ),
+)
 PREFLIGHT_MAX_AGE_S = 3600
 
 
