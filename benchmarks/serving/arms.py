@@ -55,6 +55,7 @@ class Arm:
     is_ray_llm: bool = False
     interval_ms: float | None = None
     is_for_drafts: bool = True  # measured with more than one token a step too
+    root: Path = ROOT  # the checkout that is served
 
 
 ARMS = (
@@ -131,7 +132,7 @@ def started(arm: Arm, shape: Shape, cores: Cores, ray_llm_python: str) -> Iterat
             command = [python, "-c", SERVE, "run", str(config)]
         health = f"{url}/v1/models" if arm.is_ray_llm else f"{url}/health"
         (folder / "ray").mkdir()
-        with running(command, _environment(arm, folder), health, folder / "log") as process:
+        with running(command, _environment(arm, folder), health, folder / "log", arm.root) as process:
             # Ray Serve LLM lists its models before its engines are up.
             wait_for_answer(url, process)
             processes = Processes(process, is_one_ingress=arm.app is None)
@@ -142,7 +143,7 @@ def started(arm: Arm, shape: Shape, cores: Cores, ray_llm_python: str) -> Iterat
 
 def _environment(arm: Arm, folder: Path) -> dict[str, str]:
     return arm.environment | {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(arm.root),
         "RAY_TMPDIR": str(folder / "ray"),
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",

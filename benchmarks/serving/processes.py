@@ -97,13 +97,13 @@ def cpu_s(process: psutil.Process) -> float:
 
 @contextlib.contextmanager
 def running(
-    command: list[str], environment: Mapping[str, str], health_url: str, log: Path
+    command: list[str], environment: Mapping[str, str], health_url: str, log: Path, root: Path = ROOT
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A service, from when `health_url` answers to the end of the block; nothing of it is left then."""
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=root,
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
             stdout=sink,
