@@ -125,7 +125,13 @@ def _grammar(request: MessagesRequest, tools: ToolOffer, is_continued: bool) -> 
     except BadRequestError as error:
         # The grammar does not know what the field is called here.
         raise BadRequestError(f"{param}: {error}", error.param or param, error.code) from None
-    return None if tag is None else Grammar(tag, param)
+    if tag is None:
+        return None
+    schemas = {tool.name: tool.parameters for tool in tools.callable}
+    for index, one in enumerate(request.tools):
+        if one.name in schemas:
+            check_format_schema(schemas[one.name], f"tools[{index}].input_schema")
+    return Grammar(tag, param)
 
 
 def _format(request: MessagesRequest) -> tuple[OutputFormat | None, str]:

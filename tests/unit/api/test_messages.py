@@ -507,3 +507,21 @@ def test_deep_bodies_are_refused() -> None:
         body(output_format={"type": "json_schema", "schema": deep}),
     ):
         refusal(request)
+
+
+def test_a_forced_tool_whose_schema_cannot_become_a_grammar() -> None:
+    nowhere = {"type": "object", "properties": {"a": {"$ref": "#/$defs/missing"}}}
+    body = {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "x"}],
+        "tools": [
+            {"name": "fine", "input_schema": {"type": "object"}},
+            {"name": "f", "input_schema": nowhere},
+        ],
+    }
+    exchange(body)  # the model may, and need not, call it
+    with pytest.raises(BadRequestError) as caught:
+        exchange(body | {"tool_choice": {"type": "tool", "name": "f"}})
+    assert (caught.value.param or "").startswith("tools[1].input_schema")
+    exchange(body | {"tool_choice": {"type": "tool", "name": "fine"}})
