@@ -64,6 +64,8 @@ class ServiceTests(ChatModelIntegrationTests):
             "use_responses_api": self.use_responses_api,
             "temperature": 0,
             "max_retries": 0,
+            # The package asks for it by itself only where it knows the address.
+            "stream_usage": True,
         }
 
     @property

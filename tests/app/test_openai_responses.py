@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -39,8 +40,9 @@ class Person(pydantic.BaseModel):
 
 
 @pytest.fixture(scope="module")
-def client(service: Service) -> openai.OpenAI:
-    return openai.OpenAI(base_url=service.v1, api_key="none", max_retries=0, timeout=120)
+def client(service: Service) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=service.v1, api_key="none", max_retries=0, timeout=120) as client:
+        yield client
 
 
 def items(response: Response, kind: str) -> list[Any]:
