@@ -332,8 +332,8 @@ class IngressConfig(Section):
     keep_alive_s: float = Field(
         default=15,
         gt=0,
-        description="seconds after which a stream that has nothing to send, since its request waits, is sent a "
-        "comment; with the first one it has begun, and what goes wrong later is an event in it",
+        description="seconds after which a stream that has nothing to send, since its request waits, is "
+        "sent a comment; with the first one it has begun, and what goes wrong later is an event in it",
     )
     allowed_origins: list[str] = Field(
         default=[],

@@ -143,15 +143,15 @@ class Endpoint:
 
     async def _stream(self, request: _Request, run: Run[Any]) -> None:
         encoder = run.encoder
+        # Sent with the first event, so that what goes wrong until then is a status.
+        opening = list(encoder.begin())
         alarm = _KeepAlive(self._keep_alive_s, run.inbox.wake)
         try:
-            has_begun = False
             while not run.is_over:
                 events = await run.next_events()
                 if events:
-                    if not has_begun:
-                        events = [*encoder.begin(), *events]
-                        has_begun = True
+                    if opening:
+                        events, opening = [*opening, *events], []
                     chunk = b"".join(map(encoder.to_bytes, events))
                 elif alarm.is_due:
                     chunk = KEEP_ALIVE

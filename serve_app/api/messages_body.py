@@ -13,9 +13,11 @@ from msgspec import Meta
 
 from serve_app.api.chat_request import MAX_STOP_STRINGS, StopString
 from serve_app.api.fields import convert, quoted, without_nulls
+from serve_app.api.messages_errors import UnservedFeatureError
 from serve_app.errors import BadRequestError
 
 # Kinds of blocks that hold what a model without eyes cannot read.
+THREAD = "thread"
 NOT_TEXT = frozenset({"image", "document", "search_result", "audio", "video", "file", "container_upload"})
 
 
@@ -144,6 +146,13 @@ class MessagesRequest(msgspec.Struct, frozen=True, kw_only=True):
 def read_request(body: Mapping[str, Any], is_counting: bool) -> MessagesRequest:
     """Returns the request of a body. Raises `BadRequestError` with the place of what does not fit."""
     body = without_nulls(body)
+    if THREAD in body:
+        # The tool runners of Anthropic's SDKs ask for one, and do without if they are told so in this form.
+        raise UnservedFeatureError(
+            f"{THREAD}: threads of messages are not kept here",
+            THREAD,
+            {"error_code": "thread_unsupported_request", "unsupported": [THREAD]},
+        )
     for field in ("messages",) if is_counting else ("messages", "max_tokens"):
         if field not in body:
             raise BadRequestError(f"{field}: field required", field)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from serve_app.errors import MAX_MESSAGE_CHARS, ServiceError
+from serve_app.errors import MAX_MESSAGE_CHARS, BadRequestError, ServiceError
 
 ErrorType = Literal[
     "invalid_request_error",
@@ -38,6 +38,7 @@ class ErrorObject(msgspec.Struct):
 
     type: ErrorType
     message: str
+    details: dict[str, Any] | None = None
 
 
 class ErrorBody(msgspec.Struct, tag_field="type", tag="error"):
@@ -47,12 +48,23 @@ class ErrorBody(msgspec.Struct, tag_field="type", tag="error"):
     request_id: str | None = None
 
 
+class UnservedFeatureError(BadRequestError):
+    """The request uses a feature without which Anthropic's clients go on, told of it by `details`."""
+
+    def __init__(self, message: str, param: str, details: dict[str, Any]) -> None:
+        super().__init__(message, param)
+        self.details = details
+
+
 def error_body(error: ServiceError, request_id: str | None = None) -> dict[str, Any]:
     """Returns Anthropic's error body; it has no field for the place, which is part of the message."""
     message = str(error)
     if error.param and error.param not in message:
         message = f"{error.param}: {message}"
-    return error_body_of(message, error.status, request_id)
+    body = error_body_of(message, error.status, request_id)
+    if isinstance(error, UnservedFeatureError):
+        body["error"]["details"] = error.details
+    return body
 
 
 def error_body_of(message: str, status: int, request_id: str | None = None) -> dict[str, Any]:

@@ -27,6 +27,8 @@ class RepairReport:
     def add(self, api: str, repairs: Iterable[tuple[str, int]]) -> None:
         """Counts what was repaired in one answer of `api`: kinds, and how often each."""
         for kind, number in repairs:
+            if not number:
+                continue
             self._count(api, kind, number)
             self._since_log[f"{api} {kind}"] += number
         now = self._clock()

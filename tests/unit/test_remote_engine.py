@@ -1,4 +1,4 @@
-"""The ingress's half of the adapter, over an engine that is a script: frames on real sockets, vLLM's structs."""
+"""The ingress's half of the adapter, over a script in place of an engine: real sockets, vLLM's structs."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Started:
         return b"".join(map(vocabulary.bytes_of, self.prompt_token_ids)).decode()
 
 
-class Sequence_:
+class ScriptedSequence:
     def __init__(self) -> None:
         self.task: asyncio.Task[None]
 
@@ -134,10 +134,10 @@ class ScriptedEngines:
         inbox: Inbox,
         choice: int,
         seed_offset: int,
-    ) -> Sequence_:
+    ) -> ScriptedSequence:
         one = Started(request_id, list(prompt_token_ids), sampling, params, place, choice, seed_offset)
         self.started.append(one)
-        sequence = Sequence_()
+        sequence = ScriptedSequence()
         self.num_open += 1
         sequence.task = asyncio.create_task(self._run(one, inbox))
         # A task that is cancelled before it has begun runs none of its own code.

@@ -1,4 +1,4 @@
-"""Requests over HTTP to an application whose engines are a script: admission, errors, streams, clients that go."""
+"""Requests over HTTP to an application whose engines are a script: admission, errors, streams, clients."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from starlette.types import Message
 
 from serve_app.admission.client import MESSAGES as REFUSALS
 from serve_app.admission.messages import Ask, Reason, Tier
+from serve_app.api.repair_report import RepairReport
 from serve_app.errors import (
     BadRequestError,
     EngineLostError,
     EngineUnavailableError,
     KeyLimitError,
     OverloadedError,
-    ServiceError,
 )
 from tests.unit.api.scripted import (
     BODIES,
@@ -708,6 +708,21 @@ def test_repairs_are_counted_by_kind_and_api() -> None:
         service.engines.script = lambda _: [REPLY]
         await service.post()
         assert service.repairs == []
+
+    with_service(work)
+
+
+def test_what_was_repaired_no_time_is_not_counted() -> None:
+    """Ray's counters refuse a zero."""
+    found: list[tuple[str, str, int]] = []
+    RepairReport(lambda *repair: found.append(repair)).add("chat", [("stray_text", 0), ("stray_token", 2)])
+    assert found == [("chat", "stray_token", 2)]
+
+
+def test_events_of_a_responses_stream_are_numbered_in_order() -> None:
+    async def work(service: Service) -> None:
+        events = events_of(await service.post(RESPONSES, stream=True))
+        assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
     with_service(work)
 

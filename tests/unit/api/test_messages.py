@@ -525,3 +525,13 @@ def test_a_forced_tool_whose_schema_cannot_become_a_grammar() -> None:
         exchange(body | {"tool_choice": {"type": "tool", "name": "f"}})
     assert (caught.value.param or "").startswith("tools[1].input_schema")
     exchange(body | {"tool_choice": {"type": "tool", "name": "fine"}})
+
+
+def test_threads_are_refused_so_that_clients_go_on_without() -> None:
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+    exchange(body | {"thread": None})
+    with pytest.raises(BadRequestError) as caught:
+        exchange(body | {"thread": {"type": "create"}})
+    error = error_body(caught.value)["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
