@@ -60,7 +60,7 @@ class Ingress:
         from serve_app.api.repair_report import RepairReport
         from serve_app.api.routes import Service, add_routes
         from serve_app.api.sealing import Sealer
-        from serve_app.grammar_check import GrammarChecker
+        from serve_app.grammars.checker import GrammarChecker
         from serve_app.harmony.tokens import Vocabulary
         from serve_app.vllm_adapter import (
             RemoteEngine,

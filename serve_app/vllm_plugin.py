@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from serve_app import engine_grammars, routing_kernels
+from serve_app import routing_kernels
+from serve_app.grammars import engine as engine_grammars
 from serve_app.staging import engine_phases, timeline
 
 

@@ -1,8 +1,10 @@
 """The HTTP API: bodies in, answers out.
 
-- `application`: the FastAPI application: routes, middleware, health
-- `fields`: a request body to typed values, with errors that name the place
-- `sampling`: how to sample, from any of the APIs
-- `exchange`: what an API makes of a body, and the encoder of its answer
-- `chat`, `responses`, `messages`: OpenAI's Chat Completions and Responses, Anthropic's Messages
+- `application`, `routes`: the FastAPI application and what it answers
+- `endpoint`: the HTTP side of a route that generates
+- `generation`, `inbox`: sequences in engines, and where their tokens arrive
+- `exchange`: what an API makes of a body, and what an encoder is
+- `chat`, `completions`, `responses`, `messages`: the APIs, a package each: `exchange` reads, `answer` encodes
+- `fields`, `schemas`, `sampling`, `efforts`, `text_parts`, `tool_names`: what is read alike in several of them
+- `openapi`, `documentation`, `models`, `tokenization`: the routes beside them
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any, Protocol
 
-from serve_app.api import messages_errors
+from serve_app.api.messages import errors as messages_errors
 from serve_app.errors import ServiceError, body_of
 
 ANTHROPIC_PATH = "/v1/messages"

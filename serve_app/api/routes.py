@@ -13,13 +13,17 @@ from fastapi.responses import JSONResponse
 from starlette.routing import Route
 
 from serve_app.admission.client import GateClient
-from serve_app.api import chat, completions, documentation, messages, models, responses, tokenization
+from serve_app.api import documentation, models, tokenization
 from serve_app.api.application import GET
+from serve_app.api.chat import exchange as chat
+from serve_app.api.completions import exchange as completions
 from serve_app.api.endpoint import Endpoint, check_content_type
 from serve_app.api.error_forms import anthropic_form, openai_form
 from serve_app.api.exchange import Exchange
 from serve_app.api.fields import check_nul, read_body
 from serve_app.api.generation import Generator
+from serve_app.api.messages import exchange as messages
+from serve_app.api.responses import exchange as responses
 from serve_app.api.sealing import Sealer
 from serve_app.errors import ServiceError
 from serve_app.harmony.tokens import Vocabulary

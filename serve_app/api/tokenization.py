@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from serve_app.api import chat
+from serve_app.api.chat import exchange as chat
 from serve_app.api.fields import convert
 from serve_app.errors import BadRequestError
 from serve_app.harmony.conversation import Conversation

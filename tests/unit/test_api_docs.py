@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from serve_app.answers import repairs
-from serve_app.api import messages_answer, messages_errors
+from serve_app.api.messages import answer as messages_answer
+from serve_app.api.messages import errors as messages_errors
 from serve_app.errors import error_body
 from tests.app.differences import NAMES
 from tests.app.test_codex import CONFIG

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serve_app.engine_grammars import IsolatedCompiler
-from serve_app.grammar_text import with_valid_strings
+from serve_app.grammars.engine import IsolatedCompiler
+from serve_app.grammars.text import with_valid_strings
 from serve_app.harmony.tokens import Vocabulary
 from tests.unit.harmony.grammar_walks import walks
 

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from serve_app.errors import BadRequestError, GrammarsBusyError
-from serve_app.grammar_check import CRASHED, TOO_LONG, GrammarChecker
-from serve_app.grammar_worker import NO_TEXT, TOO_SLOW
+from serve_app.grammars.checker import CRASHED, TOO_LONG, GrammarChecker
+from serve_app.grammars.worker import NO_TEXT, TOO_SLOW
 from serve_app.harmony.conversation import Tool
 from serve_app.harmony.grammar import ContentFormat, structural_tag
 from serve_app.harmony.tokens import Vocabulary
@@ -248,7 +248,7 @@ async def test_no_process_stays() -> None:
 
 PARENT = """
 import asyncio
-from serve_app.grammar_check import GrammarChecker
+from serve_app.grammars.checker import GrammarChecker
 from serve_app.harmony.tokens import Vocabulary
 
 async def main():

@@ -63,5 +63,5 @@ def test_a_ray_without_the_store_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     from ray.experimental import internal_kv
 
     monkeypatch.delattr(internal_kv, "_internal_kv_put")
-    with pytest.raises(SealingKeyError, match="ingress.sealing_key_file"):
+    with pytest.raises(SealingKeyError, match=r"ingress\.sealing_key_file"):
         sealing_key(None)

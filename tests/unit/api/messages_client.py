@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from serve_app.answers.items import AnswerEnded, Finish, ItemEvent
 from serve_app.answers.usage import Usage
 from serve_app.api.exchange import Start
-from serve_app.api.messages_answer import MessagesEncoder, View
-from serve_app.api.messages_events import StreamEvent
+from serve_app.api.messages.answer import MessagesEncoder, View
+from serve_app.api.messages.events import StreamEvent
 from serve_app.api.sealing import Sealer
 
 START = Start("gpt-oss", 0, [1] * 10, lambda token_id: b"")

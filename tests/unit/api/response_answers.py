@@ -23,7 +23,7 @@ from serve_app.answers.items import (
 )
 from serve_app.answers.usage import Usage
 from serve_app.api.exchange import Encoder, Start
-from serve_app.api.responses import exchange
+from serve_app.api.responses.exchange import exchange
 from serve_app.api.sealing import Sealer
 
 SEALER = Sealer(b"the key of these tests")

@@ -118,6 +118,13 @@ class ScriptedEngines:
     is_left: asyncio.Event = field(default_factory=asyncio.Event)
     waits: asyncio.Event = field(default_factory=asyncio.Event)
     params_error: Exception | None = None
+    has_started: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def until_started(self, num_sequences: int) -> None:
+        """Until that many have been started."""
+        while len(self.started) < num_sequences:
+            self.has_started.clear()
+            await self.has_started.wait()
 
     def sampling_params(self, sampling: Sampling, structural_tag: str | None) -> Any:
         if self.params_error:
@@ -137,6 +144,7 @@ class ScriptedEngines:
     ) -> ScriptedSequence:
         one = Started(request_id, list(prompt_token_ids), sampling, params, place, choice, seed_offset)
         self.started.append(one)
+        self.has_started.set()
         sequence = ScriptedSequence()
         self.num_open += 1
         sequence.task = asyncio.create_task(self._run(one, inbox))

@@ -23,8 +23,8 @@ from serve_app.answers.items import (
 )
 from serve_app.answers.offer import Offer
 from serve_app.answers.usage import Usage
-from serve_app.api import chat
-from serve_app.api.chat_request import ChatRequest
+from serve_app.api.chat import exchange as chat
+from serve_app.api.chat.request import ChatRequest
 from serve_app.api.fields import read_body
 from serve_app.errors import BadRequestError
 from serve_app.harmony.conversation import (

@@ -25,7 +25,7 @@ from serve_app.answers.items import (
     TokenLogprob,
 )
 from serve_app.answers.usage import Usage
-from serve_app.api.chat_answer import AnswerOptions, ChatEncoder
+from serve_app.api.chat.answer import AnswerOptions, ChatEncoder
 from serve_app.api.exchange import Start
 from serve_app.errors import EngineLostError
 

@@ -16,7 +16,7 @@ from serve_app.answers.items import (
     TextBegan,
 )
 from serve_app.answers.usage import Usage
-from serve_app.api import chat
+from serve_app.api.chat import exchange as chat
 from serve_app.errors import BadRequestError
 from serve_app.harmony.conversation import (
     AssistantText,

@@ -16,9 +16,9 @@ from serve_app.answers.items import AnswerEnded, ItemEvent, TokenLogprob
 from serve_app.answers.offer import PlainText
 from serve_app.answers.text import TextReader
 from serve_app.answers.usage import Usage
-from serve_app.api.completions import answer_schema, chunk_schema, exchange
-from serve_app.api.completions_answer import Chunk, CompletionEncoder
-from serve_app.api.completions_request import MAX_SEQUENCES, CompletionRequest
+from serve_app.api.completions.answer import Chunk, CompletionEncoder
+from serve_app.api.completions.exchange import answer_schema, chunk_schema, exchange
+from serve_app.api.completions.request import MAX_SEQUENCES, CompletionRequest
 from serve_app.api.exchange import Exchange, Start
 from serve_app.errors import BadRequestError, EngineLostError
 from serve_app.harmony.tokens import RETURN, Vocabulary

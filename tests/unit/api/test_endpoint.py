@@ -294,8 +294,7 @@ def test_who_waits_in_vain_has_a_status(path: str) -> None:
         for stream in (False, True):
             running = service.gate.ask("", Tier.DEFAULT, 1)
             answering = asyncio.create_task(service.post(path, stream=stream))
-            while not service.engines.started:
-                await asyncio.sleep(0)
+            await service.engines.until_started(1)
             urgent = service.gate.ask("", Tier.PRIORITY, 1)  # takes the only place in the queue
             refused = await answering
             assert (refused.status_code, message_of(refused)) == (429, REFUSALS[Reason.QUEUE_FULL])
@@ -313,8 +312,7 @@ def test_who_has_waited_is_answered_in_full(stream: bool) -> None:
         at_once = await service.post(stream=stream)
         running = service.gate.ask("", Tier.DEFAULT, 1)
         answering = asyncio.create_task(service.post(stream=stream))
-        while len(service.engines.started) < 2:
-            await asyncio.sleep(0)
+        await service.engines.until_started(2)
         running.close()
         later = await answering
         assert (later.status_code, later.text.count("Hello")) == (200, at_once.text.count("Hello"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serve_app.answers.items import CallBegan, Delta, Finish, ItemEnded, ItemEvent, ReasoningBegan, TextBegan
 from serve_app.answers.usage import Usage
-from serve_app.api.chat_answer import AnswerOptions, ChatEncoder
+from serve_app.api.chat.answer import AnswerOptions, ChatEncoder
 from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Encoder
 from serve_app.errors import TokensLostError

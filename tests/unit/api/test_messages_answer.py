@@ -15,8 +15,8 @@ from serve_app.answers.items import (
     ReasoningBegan,
     TextBegan,
 )
-from serve_app.api.messages_answer import NOT_AN_OBJECT, Display, MessagesEncoder, View
-from serve_app.api.messages_fold import object_of
+from serve_app.api.messages.answer import NOT_AN_OBJECT, Display, MessagesEncoder, View
+from serve_app.api.messages.fold import object_of
 from serve_app.api.sealing import Sealer
 from serve_app.errors import TokensLostError
 from tests.unit.api.messages_client import START, Answer, checked, ended

@@ -14,7 +14,7 @@ from serve_app.answers.answer import AnswerReader
 from serve_app.answers.items import AnswerEnded
 from serve_app.answers.offer import Offer
 from serve_app.answers.usage import Usage
-from serve_app.api.messages_answer import Display, View
+from serve_app.api.messages.answer import Display, View
 from serve_app.harmony.tokens import Vocabulary
 from tests.unit.answers.folding import tokens_of
 from tests.unit.api.messages_client import Answer, checked

@@ -21,7 +21,7 @@ from serve_app.answers.items import (
     TextBegan,
     TokenLogprob,
 )
-from serve_app.api.responses import input_tokens_body
+from serve_app.api.responses.exchange import input_tokens_body
 from serve_app.errors import EngineLostError, OverloadedError, ServiceError
 from tests.unit.api.response_answers import (
     ANSWERS,

@@ -15,7 +15,7 @@ from serve_app.answers.items import AnswerEnded, ItemEvent
 from serve_app.answers.offer import Offer
 from serve_app.answers.usage import Usage
 from serve_app.api.exchange import Exchange, Start
-from serve_app.api.responses import exchange
+from serve_app.api.responses.exchange import exchange
 from serve_app.harmony.renderer import Renderer
 from serve_app.harmony.tokens import Vocabulary
 from tests.unit.answers.folding import special_tokens, tokens_of

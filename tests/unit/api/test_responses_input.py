@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from openai.types.responses import ResponseInputItemParam
 
 from serve_app.answers.items import CallBegan, Delta, Finish, ItemEnded, ItemEvent, ReasoningBegan, TextBegan
-from serve_app.api.responses_input import LEFT_OUT, REFUSED, ReadInput, read_input
+from serve_app.api.responses.input import LEFT_OUT, REFUSED, ReadInput, read_input
 from serve_app.api.sealing import Sealer
 from serve_app.errors import BadRequestError
 from serve_app.harmony.conversation import (

@@ -13,9 +13,9 @@ from openai.types.responses import Response
 from serve_app.answers.items import Finish
 from serve_app.answers.offer import Offer
 from serve_app.api.exchange import Exchange, Start
-from serve_app.api.responses import INCLUDES, exchange
-from serve_app.api.responses_body import ResponsesRequest
-from serve_app.api.responses_tools import OTHER_KINDS
+from serve_app.api.responses.body import ResponsesRequest
+from serve_app.api.responses.exchange import INCLUDES, exchange
+from serve_app.api.responses.tools import OTHER_KINDS
 from serve_app.api.sampling import Sampling
 from serve_app.errors import BadRequestError, body_of
 from serve_app.harmony.conversation import Conversation, Instructions, Tool, UserText

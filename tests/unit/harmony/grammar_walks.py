@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from serve_app.engine_grammars import IsolatedCompiler
-from serve_app.grammar_vocabulary import STOP_TOKENS, grammar_vocabulary
-from serve_app.grammar_worker import load_xgrammar
+from serve_app.grammars.engine import IsolatedCompiler
+from serve_app.grammars.vocabulary import STOP_TOKENS, grammar_vocabulary
+from serve_app.grammars.worker import load_xgrammar
 from serve_app.harmony.tokens import FIRST_SPECIAL, Vocabulary
 
 ROOT = Path(__file__).parents[3]

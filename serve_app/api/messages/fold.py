@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from serve_app.api.messages_events import (
+from serve_app.api.messages.events import (
     Block,
     BlockDelta,
     BlockStart,

@@ -24,7 +24,7 @@ from serve_app.answers.items import (
     TextBegan,
 )
 from serve_app.answers.usage import Usage
-from serve_app.api.chat_body import (
+from serve_app.api.chat.body import (
     ChatChunk,
     ChatDelta,
     ChatEvent,
@@ -35,9 +35,9 @@ from serve_app.api.chat_body import (
     TextChunk,
     ToolCallDelta,
 )
-from serve_app.api.chat_choice import Choice, Kind
-from serve_app.api.chat_fold import fold
-from serve_app.api.chat_logprobs import LogprobsWriter
+from serve_app.api.chat.choice import Choice, Kind
+from serve_app.api.chat.fold import fold
+from serve_app.api.chat.logprobs import LogprobsWriter
 from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Start
 from serve_app.errors import ServiceError, body_of

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve_app.api.chat_request import ChatRequest, Function, FunctionTool
+from serve_app.api.chat.request import ChatRequest, Function, FunctionTool
 from serve_app.api.fields import quoted
 from serve_app.api.schemas import check_format_schema, check_schema
 from serve_app.api.tool_names import check_tool_name

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from serve_app.answers.items import CallBegan, Delta, ReasoningBegan, TextBegan, TokenLogprob
-from serve_app.api.responses_events import (
+from serve_app.api.responses.events import (
     ArgumentsDelta,
     ArgumentsDone,
     FunctionCall,

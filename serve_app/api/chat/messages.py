@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from serve_app.api.chat_request import (
+from serve_app.api.chat.request import (
     AssistantMessage,
     FunctionCall,
     FunctionMessage,

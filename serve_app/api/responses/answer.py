@@ -25,7 +25,7 @@ from serve_app.answers.items import (
 from serve_app.answers.usage import Usage
 from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Start
-from serve_app.api.responses_events import (
+from serve_app.api.responses.events import (
     Completed,
     Created,
     Error,
@@ -44,7 +44,7 @@ from serve_app.api.responses_events import (
     ResponseUsage,
     TopLogprob,
 )
-from serve_app.api.responses_items import ItemOptions, OpenItem, open_item
+from serve_app.api.responses.items import ItemOptions, OpenItem, open_item
 from serve_app.errors import ServiceError, body_of
 
 # OpenAI's own streams end without it. Open Responses asks for it, OpenAI's clients stop at it, and Codex

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from serve_app.api.chat_request import MAX_STOP_STRINGS, StopString
+from serve_app.api.chat.request import MAX_STOP_STRINGS, StopString
 from serve_app.api.fields import convert, quoted, without_nulls
-from serve_app.api.messages_errors import UnservedFeatureError
+from serve_app.api.messages.errors import UnservedFeatureError
 from serve_app.errors import BadRequestError
 
 # Kinds of blocks that hold what a model without eyes cannot read.

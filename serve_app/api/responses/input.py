@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from serve_app.api.fields import convert, quoted
-from serve_app.api.responses_tools import flat_name
+from serve_app.api.responses.tools import flat_name
 from serve_app.api.sealing import Sealer, UnsealError
 from serve_app.api.text_parts import text_of
 from serve_app.errors import BadRequestError

@@ -14,8 +14,8 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any
 
-from serve_app.grammar_text import with_valid_strings
-from serve_app.grammar_vocabulary import STOP_TOKENS, grammar_vocabulary
+from serve_app.grammars.text import with_valid_strings
+from serve_app.grammars.vocabulary import STOP_TOKENS, grammar_vocabulary
 from serve_app.harmony.tokens import CALL, Vocabulary
 
 # Where vLLM sets no limit of its own; it does, of as much.

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from serve_app.api.chat_request import (
+from serve_app.api.chat.request import (
     MAX_CACHE_SALT_CHARS,
     MAX_REQUEST_ID_CHARS,
     MAX_STOP_STRINGS,

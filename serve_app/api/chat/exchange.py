@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from serve_app.answers.offer import Offer
-from serve_app.api.chat_answer import AnswerOptions, ChatEncoder
-from serve_app.api.chat_body import ChatAnswer, ChatChunk, ChatEvent
-from serve_app.api.chat_formats import content_format
-from serve_app.api.chat_messages import turns_of
-from serve_app.api.chat_request import AssistantMessage, ChatRequest
-from serve_app.api.chat_tools import ToolOffer, tool_offer
+from serve_app.api.chat.answer import AnswerOptions, ChatEncoder
+from serve_app.api.chat.body import ChatAnswer, ChatChunk, ChatEvent
+from serve_app.api.chat.formats import content_format
+from serve_app.api.chat.messages import turns_of
+from serve_app.api.chat.request import AssistantMessage, ChatRequest
+from serve_app.api.chat.tools import ToolOffer, tool_offer
 from serve_app.api.efforts import effort_of
 from serve_app.api.exchange import Exchange, Grammar
 from serve_app.api.fields import convert

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import msgspec
 
-from serve_app import grammar_worker
 from serve_app.errors import BadRequestError, GrammarsBusyError
-from serve_app.grammar_vocabulary import STOP_TOKENS, grammar_vocabulary
-from serve_app.grammar_worker import CPU_RATIO, SAMPLING, frame
+from serve_app.grammars import worker as grammar_worker
+from serve_app.grammars.vocabulary import STOP_TOKENS, grammar_vocabulary
+from serve_app.grammars.worker import CPU_RATIO, SAMPLING, frame
 from serve_app.harmony.tokens import CHANNEL, FIRST_SPECIAL, MESSAGE, Vocabulary
 
 logger = logging.getLogger("ray.serve")

@@ -26,8 +26,8 @@ from serve_app.answers.items import (
 from serve_app.answers.usage import Usage
 from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Start
-from serve_app.api.messages_errors import error_body
-from serve_app.api.messages_events import (
+from serve_app.api.messages.errors import error_body
+from serve_app.api.messages.events import (
     Block,
     BlockDelta,
     BlockStart,
@@ -51,7 +51,7 @@ from serve_app.api.messages_events import (
     ToolUseBlock,
     event_bytes,
 )
-from serve_app.api.messages_fold import fold, object_of
+from serve_app.api.messages.fold import fold, object_of
 from serve_app.api.sealing import Sealer
 from serve_app.errors import ServiceError
 

@@ -1,4 +1,4 @@
-"""A process that compiles grammars: `python -m serve_app.grammar_worker`, for `GrammarChecker`.
+"""A process that compiles grammars: `python -m serve_app.grammars.worker`, for `GrammarChecker`.
 
 It finds out what an engine would get into with one. It reads frames from standard input (length and content)
 and answers each with one: first the sample of the vocabulary, then structural tags, with what is the matter
@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
-from serve_app.grammar_text import with_valid_strings
+from serve_app.grammars.text import with_valid_strings
 
 SAMPLING = 64
 # Measured with strings of limited length, repetitions of `.` and nested ones, unions of hundreds of patterns:

@@ -1,0 +1,1 @@
+"""OpenAI's Chat Completions: `exchange` reads a request, `answer` encodes what comes of it."""

@@ -1,0 +1,1 @@
+"""OpenAI's Completions: `exchange` reads a request, `answer` encodes what comes of it."""

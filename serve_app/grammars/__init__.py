@@ -1,0 +1,8 @@
+"""Grammars of structured output: whether a structural tag can become one, found out before an engine gets it.
+
+- `checker`: asks worker processes, within limits
+- `worker`: such a process, which compiles one grammar after the other
+- `vocabulary`: the vocabulary as grammars see it, in which special tokens are no text
+- `text`: what xgrammar makes of strings whose length is limited, put right
+- `engine`: how an engine core compiles, with that vocabulary and each grammar for itself
+"""
