@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import psutil
 from vllm import AsyncEngineArgs, SamplingParams
+from vllm.config import StructuredOutputsConfig
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
@@ -50,7 +51,11 @@ class TokenEngine:
     """
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        engine_args = AsyncEngineArgs(**{"worker_extension_cls": WORKER_EXTENSION} | dict(arguments))
+        given = {"worker_extension_cls": WORKER_EXTENSION} | dict(arguments)
+        # vLLM makes objects of its other sections itself.
+        if isinstance(section := given.get("structured_outputs_config"), Mapping):
+            given["structured_outputs_config"] = StructuredOutputsConfig(**section)
+        engine_args = AsyncEngineArgs(**given)
         self.llm = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER)
         self.watch = TokenWatch()
         self._sender = FrameSender(wire.new_encoder(), wire.merge)
