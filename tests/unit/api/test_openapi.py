@@ -4,9 +4,15 @@ import json
 import re
 from typing import Any
 
+from fastapi.routing import APIRoute
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+from starlette.routing import Route
 
 from serve_app.api.openapi import OPERATIONS, document
+from tests.unit.api.scripted import Service, with_service
+
+# What tells of the others.
+DOCUMENTS = ("/docs", "/openapi.json")
 
 
 def test_the_document_is_valid() -> None:
@@ -41,3 +47,18 @@ def test_operations_have_names_of_their_own() -> None:
     names = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"\w+", name) for name in names)
+
+
+def test_the_operations_are_the_routes_of_the_application() -> None:
+    async def work(service: Service) -> None:
+        found = set()
+        for route in service.app.routes:
+            # What no document has to say, such as files of the page, is no route of these kinds.
+            if isinstance(route, Route | APIRoute) and not route.path.startswith(DOCUMENTS):
+                path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path)
+                found |= {(method.lower(), path) for method in route.methods or ()}
+        assert {one for one in found if one[0] != "head"} == {
+            (operation.method, operation.path) for operation in OPERATIONS
+        }
+
+    with_service(work)
