@@ -307,7 +307,9 @@ REQUESTS: dict[str, Request] = {
     "responses, tool required": response(
         CALL, "grammar-of-the-answer", tools=RESPONSES_TOOLS, tool_choice="required", stream=False
     ),
-    "responses, logprobs": response(SUM, "responses-logprobs", top_logprobs=2),
+    "responses, logprobs": response(
+        SUM, "responses-logprobs", top_logprobs=2, include=["message.output_text.logprobs"]
+    ),
     "responses, hosted tool": response(SUM, "left-out-with-a-warning", tools=[{"type": "web_search"}]),
     "responses, stored": response(SUM, "nothing-stored", previous_response_id="resp_1"),
     "messages": message(SUM),
