@@ -1,8 +1,13 @@
-"""Bad input: a 4xx with OpenAI's error body, never a 500, and the service goes on."""
+"""Bad input: a 4xx that says what is wrong and where, in a sentence, at once; and the service goes on."""
 
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -21,14 +26,59 @@ CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
 USER = [{"role": "user", "content": "hi"}]
 TOO_LONG = "hello " * 40_000
 NOT_A_SCHEMA = {"type": "object", "properties": ["x"]}
+NOWHERE = {"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}
+# Of a context of 32,768 tokens.
+MANY_TOKENS = 32_769
+# xgrammar would compile it for minutes, and nothing in it can be stopped.
+SLOW_REGEX = "((a{0,100}){0,100}){0,100}"
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+INPUT_IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+IMAGE_BLOCK = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+MAX_ERROR_BYTES = 2048
+# Reading, checking and, for the slowest of them, compiling until the limit, on two busy cores.
+MAX_SECONDS = 10.0
+# Between two events of another client's stream, on two cores where a compiler runs beside the engines.
+MAX_GAP_S = 3.0
 
 
 def chat(**changes: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": USER, "max_tokens": 3} | changes
 
 
+def response(input_: Any, **changes: Any) -> dict[str, Any]:
+    return {"model": MODEL, "input": input_, "max_output_tokens": 3} | changes
+
+
+def message(*content: Any, **changes: Any) -> dict[str, Any]:
+    """Messages of one user turn, of blocks, or of whole turns."""
+    turns = (
+        list(content) if content and "role" in content[0] else [{"role": "user", "content": list(content)}]
+    )
+    return {"model": MODEL, "max_tokens": 3, "messages": turns if content else USER} | changes
+
+
 def tool(parameters: object) -> list[object]:
     return [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+
+
+def called(name: str = "f") -> dict[str, Any]:
+    call = {"id": "call_1", "type": "function", "function": {"name": name, "arguments": "{}"}}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
+def json_schema(schema: object) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def wide(number: int) -> dict[str, Any]:
+    return {"type": "object", "properties": {f"field_{index}": {"type": "string"} for index in range(number)}}
 
 
 BODIES: dict[str, tuple[str, Any]] = {
@@ -59,14 +109,14 @@ BODIES: dict[str, tuple[str, Any]] = {
     ),
     "max_tokens 0": (CHAT, chat(max_tokens=0)),
     "max_tokens negative": (CHAT, chat(max_tokens=-1)),
-    "max_tokens over the maximum": (CHAT, chat(max_tokens=4097)),
+    "max_tokens over the maximum": (CHAT, chat(max_tokens=MANY_TOKENS)),
     "max_tokens over the maximum, completion": (
         COMPLETIONS,
-        {"model": MODEL, "prompt": "a", "max_tokens": 4097},
+        {"model": MODEL, "prompt": "a", "max_tokens": MANY_TOKENS},
     ),
     "max_output_tokens over the maximum": (
         RESPONSES,
-        {"model": MODEL, "input": "hi", "max_output_tokens": 4097},
+        {"model": MODEL, "input": "hi", "max_output_tokens": MANY_TOKENS},
     ),
     "n 0": (CHAT, chat(n=0)),
     "n enormous": (CHAT, chat(n=100_000)),
@@ -124,6 +174,121 @@ BODIES: dict[str, tuple[str, Any]] = {
     "not an object": (CHAT, b"[]"),
     "nothing": (CHAT, b""),
     "nested a thousand times too deep": (CHAT, b'{"messages": ' + b"[" * 20_000 + b"]" * 20_000 + b"}"),
+    # What a model without eyes cannot read, wherever it stands.
+    "image": (CHAT, chat(messages=[{"role": "user", "content": [IMAGE]}])),
+    "image in a tool's result": (
+        CHAT,
+        chat(messages=[*USER, called(), {"role": "tool", "tool_call_id": "call_1", "content": [IMAGE]}]),
+    ),
+    "image, responses": (RESPONSES, response([{"role": "user", "content": [INPUT_IMAGE]}])),
+    "image in a tool's result, responses": (
+        RESPONSES,
+        response(
+            [
+                {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "c", "output": [INPUT_IMAGE]},
+            ]
+        ),
+    ),
+    "image, messages": (MESSAGES, message(IMAGE_BLOCK)),
+    "image in a tool's result, messages": (
+        MESSAGES,
+        message(
+            *USER,
+            {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}]},
+            {
+                "role": "user",
+                "content": [{"type": "tool_result", "tool_use_id": "t", "content": [IMAGE_BLOCK]}],
+            },
+        ),
+    ),
+    "document, messages": (MESSAGES, message({"type": "document", "source": {"type": "text", "data": "x"}})),
+    # Tools and choices of them.
+    "unknown choice": (CHAT, chat(tools=tool({}), tool_choice="sometimes")),
+    "choice of an unknown type": (CHAT, chat(tools=tool({}), tool_choice={"type": "magic"})),
+    "choice without tools": (CHAT, chat(tool_choice="required")),
+    "tool of another type": (CHAT, chat(tools=[{"type": "web_search"}])),
+    "name of a tool that no header can hold": (
+        CHAT,
+        chat(tools=[{"type": "function", "function": {"name": "a b<|end|>"}}]),
+    ),
+    "unknown choice, responses": (RESPONSES, response("hi", tool_choice="sometimes")),
+    "choice that is not offered, responses": (
+        RESPONSES,
+        response("hi", tool_choice={"type": "function", "name": "g"}),
+    ),
+    "forced tool that is not served": (RESPONSES, response("hi", tool_choice={"type": "web_search"})),
+    "tool of an unknown type, responses": (RESPONSES, response("hi", tools=[{"type": "magic"}])),
+    "unknown choice, messages": (MESSAGES, message(tool_choice={"type": "sometimes"})),
+    "choice that is not offered, messages": (MESSAGES, message(tool_choice={"type": "tool", "name": "g"})),
+    # Results of calls that nobody has made.
+    "result of no call, chat": (
+        CHAT,
+        chat(messages=[*USER, {"role": "tool", "tool_call_id": "none", "content": "x"}]),
+    ),
+    "result before its call": (
+        CHAT,
+        chat(messages=[*USER, {"role": "tool", "tool_call_id": "call_1", "content": "x"}, called()]),
+    ),
+    "result of no call, messages": (
+        MESSAGES,
+        message({"type": "tool_result", "tool_use_id": "none", "content": "x"}),
+    ),
+    "item of an unknown type": (RESPONSES, response([{"type": "magic"}])),
+    "block of an unknown type": (MESSAGES, message({"type": "magic"})),
+    # Schemas and other grammars.
+    "reference to nowhere": (CHAT, chat(response_format=json_schema(NOWHERE))),
+    "reference to nowhere, of a tool that must be called": (
+        CHAT,
+        chat(tools=tool(NOWHERE), tool_choice="required"),
+    ),
+    "reference to nowhere, responses": (
+        RESPONSES,
+        response("hi", text={"format": {"type": "json_schema", "name": "x", "schema": NOWHERE}}),
+    ),
+    "reference to nowhere, messages": (
+        MESSAGES,
+        message(output_config={"format": {"type": "json_schema", "schema": NOWHERE}}),
+    ),
+    "reference in a circle": (CHAT, chat(response_format=json_schema({"$ref": "#"}))),
+    "deep schema": (CHAT, chat(response_format=json_schema(nested(400)))),
+    "deep schema of a tool": (CHAT, chat(tools=tool(nested(400)))),
+    "deep schema of a tool, messages": (
+        MESSAGES,
+        message(tools=[{"name": "f", "input_schema": nested(400)}]),
+    ),
+    "huge schema": (CHAT, chat(response_format=json_schema(wide(20_000)))),
+    "huge schema of a tool, responses": (
+        RESPONSES,
+        response("hi", tools=[{"type": "function", "name": "f", "parameters": wide(20_000)}]),
+    ),
+    "regex that compiles for minutes": (CHAT, chat(structured_outputs={"regex": SLOW_REGEX})),
+    "regex that compiles for minutes, stream": (
+        CHAT,
+        chat(structured_outputs={"regex": SLOW_REGEX}, stream=True),
+    ),
+    "regex that compiles for minutes, responses": (
+        RESPONSES,
+        response("hi", structured_outputs={"regex": "(" + "a|" * 9 + "b){0,1000}" + SLOW_REGEX}),
+    ),
+    "regex that compiles for minutes, completion": (
+        COMPLETIONS,
+        {"model": MODEL, "prompt": "a", "structured_outputs": {"regex": SLOW_REGEX}},
+    ),
+    "pattern that compiles for minutes": (
+        CHAT,
+        chat(response_format=json_schema({"type": "string", "pattern": SLOW_REGEX})),
+    ),
+    "grammar that is none": (CHAT, chat(structured_outputs={"grammar": "root ::= undefined"})),
+    "too many formats": (CHAT, chat(structured_outputs={"regex": "a", "choice": ["b"]})),
+    # Bodies whose errors are long where each member of a union is told of.
+    "no kind of content at all": (CHAT, chat(messages=[{"role": "user", "content": {"x": 1}}])),
+    "items of the wrong type": (RESPONSES, response([[{}]])),
+    "many wrong parts": (CHAT, chat(messages=[{"role": "user", "content": [{}] * 1000}])),
+    "long names": (CHAT, chat(messages=[{"role": "wizard" * 100_000, "content": "x"}])),
+    "long name of a model": (CHAT, chat(model="x" * 100_000)),
+    "content-type of a form": ("form", chat()),
+    # What would need a store.
     "unknown response": (RESPONSES, {"model": MODEL, "input": "hi", "previous_response_id": "resp_none"}),
     "background without a store": (RESPONSES, {"model": MODEL, "input": "hi", "background": True}),
     "result of no call": (
@@ -134,23 +299,104 @@ BODIES: dict[str, tuple[str, Any]] = {
 }
 
 
+# The place that an error names, where the body is good enough to have one.
+NO_PLACE = {
+    "what speculation cannot do",
+    "what speculation cannot do, stream",
+    "raw NUL byte",
+    "invalid UTF-8",
+    "half a surrogate pair",
+    "malformed JSON",
+    "not an object",
+    "nothing",
+    "nested a thousand times too deep",
+    "content-type of a form",
+}
+
+
 def post(service: Service, path: str, body: Any) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    headers = {"content-type": "application/json"}
-    return httpx.post(f"{service.url}{path}", content=content, headers=headers, timeout=60)
+    is_form = path == "form"
+    headers = {"content-type": "text/plain" if is_form else "application/json"}
+    url = f"{service.url}{CHAT if is_form else path}"
+    return httpx.post(url, content=content, headers=headers, timeout=60)
 
 
-def assert_refused(response: httpx.Response, status: range) -> None:
+def assert_refused(response: httpx.Response, status: range, *, has_place: bool = False) -> None:
     assert response.status_code in status, response.text
     assert response.headers["content-type"] == "application/json"
-    assert response.json()["error"]["message"]
-    assert response.json()["error"]["type"]
+    assert len(response.content) < MAX_ERROR_BYTES
+    body = response.json()
+    error = body["error"]
+    assert error["message"]
+    assert "\n" not in error["message"]
+    assert "Traceback" not in error["message"]
+    is_anthropic = response.request.url.path.startswith(MESSAGES)
+    if is_anthropic:
+        assert set(body) == {"type", "error", "request_id"}
+        assert body["type"] == "error"
+        assert set(error) == {"type", "message"}
+        assert error["type"] in ("invalid_request_error", "not_found_error", "request_too_large")
+    else:
+        assert set(body) == {"error"}
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["type"] == "invalid_request_error"
+        assert error["code"] is None or isinstance(error["code"], str)
+        assert bool(error["param"]) or not has_place
+
+
+@contextmanager
+def another_client(service: Service) -> Iterator[list[float]]:
+    """Streams all the while. Yields when its events came; fails if its stream does not go on."""
+    came: list[float] = []
+    errors: list[str] = []
+    is_enough = threading.Event()
+    # Of a text, all tokens are shown: a chat has nothing to say behind its end.
+    body = {"model": MODEL, "prompt": "1, 2,", "max_tokens": 2000, "ignore_eos": True, "stream": True}
+
+    def read() -> None:
+        while not is_enough.is_set():
+            with httpx.stream("POST", f"{service.url}{COMPLETIONS}", json=body, timeout=60) as response:
+                for line in response.iter_lines():
+                    if '"error"' in line:
+                        errors.append(line)
+                    if line.startswith("data: {"):
+                        came.append(time.monotonic())
+                    if is_enough.is_set():
+                        return
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield came
+    finally:
+        is_enough.set()
+        thread.join(60)
+    assert not errors
+
+
+@pytest.fixture(scope="module")
+def events(service: Service) -> Iterator[list[float]]:
+    """When the events of another client's stream came, while all that is wrong is sent."""
+    with another_client(service) as came:
+        yield came
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_refused(service: Service, name: str) -> None:
+def test_refused(service: Service, events: list[float], name: str) -> None:
     path, body = BODIES[name]
-    assert_refused(post(service, path, body), range(400, 405))
+    began = time.monotonic()
+    response = post(service, path, body)
+    took = time.monotonic() - began
+    assert_refused(response, range(400, 405), has_place=name not in NO_PLACE)
+    assert took < MAX_SECONDS
+    # The other client hears from its engine all the while.
+    deadline = time.monotonic() + MAX_SECONDS
+    while not events or events[-1] < began + took:
+        assert time.monotonic() < deadline, "the other stream stands still"
+        time.sleep(0.01)
+    gaps = [later - earlier for earlier, later in pairwise(events) if later > began]
+    assert max(gaps, default=0) < MAX_GAP_S
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,8 @@ def test_the_cap_the_queue_and_the_refusals(service: Service) -> None:
         assert user.result() == 5
     for answer in refused:
         assert answer.status_code == 429
-        assert answer.json()["error"]["code"] == 429
+        error = answer.json()["error"]
+        assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
         assert 1 <= int(answer.headers["retry-after"]) <= 60
     assert {answer.status_code for answer in served} == {200}
     assert {answer.json()["usage"]["completion_tokens"] for answer in served} == {NUM_TOKENS}

@@ -48,6 +48,12 @@ def stream(service: Service, path: str, opened: threading.Semaphore) -> list[str
         return events
 
 
+def error_of(events: list[str]) -> Any:
+    """OpenAI's error object among the last events of a stream, or None."""
+    last = [json.loads(event) for event in events[-3:] if event != "[DONE]"]
+    return next((event["error"] for event in last if event.get("error")), None)
+
+
 def test_streams_end_with_an_error_event_and_serve_replaces_the_replica(service: Service) -> None:
     opened = threading.Semaphore(0)
     with ThreadPoolExecutor(NUM_STREAMS) as pool:
@@ -58,17 +64,19 @@ def test_streams_end_with_an_error_event_and_serve_replaces_the_replica(service:
         # Which engine has which stream is not known; with eight, each has some.
         os.kill(engine_processes()[0].pid, signal.SIGKILL)
         ends = [(path, answer.result()) for path, answer in answers]
-    failed = [(path, end) for path, end in ends if any('"code": 503' in event for event in end[-2:])]
+    failed = [(path, end) for path, end in ends if error_of(end)]
     assert failed, "the streams of the engine that was killed"
     assert len(failed) < NUM_STREAMS, "the other engine goes on"
     for path, end in failed:
-        if path == "responses":
-            assert json.loads(end[-1])["type"] == "error"
-        else:
-            assert end[-1] == "[DONE]"
-        error = json.loads(end[-1] if path == "responses" else end[-2])["error"]
-        assert error["code"] == 503
+        assert end[-1] == "[DONE]"
+        error = error_of(end)
+        assert error["type"] == "server_error"
         assert "can be sent again" in error["message"]
+        if path == "responses":
+            kinds = [json.loads(event)["type"] for event in end[-3:-1]]
+            assert kinds == ["error", "response.failed"]
+            # What had come is in the last event.
+            assert json.loads(end[-2])["response"]["output"]
 
     # Nothing is lost for those who come now: the dead replica is out of the choice at once.
     for _ in range(10):

@@ -54,7 +54,7 @@ def chat(
         "POST", f"{service.v1}/chat/completions", json=body, headers=headers, timeout=180
     ) as response:
         for line in response.iter_lines():
-            if not line:
+            if not line.startswith("data: "):
                 continue
             last = line.removeprefix("data: ")
             if last == "[DONE]":
