@@ -78,7 +78,7 @@ class SamplingParamsEncoder:
         except VLLMClientError as error:
             raise client_error(error) from None
         except (ValueError, TypeError) as error:
-            raise BadRequestError(str(error), None) from None
+            raise BadRequestError(str(error), _named_in(str(error))) from None
         return params
 
     def encode(self, params: SamplingParams, seed_offset: int, num_prompt_tokens: int) -> bytes:
@@ -94,4 +94,10 @@ class SamplingParamsEncoder:
 def client_error(error: VLLMClientError) -> BadRequestError:
     """Returns what vLLM says of a request that it refuses, without the value, which may be long."""
     message = str(error.args[0]) if error.args else str(error)
-    return BadRequestError(message, getattr(error, "parameter", None))
+    return BadRequestError(message, getattr(error, "parameter", None) or _named_in(message))
+
+
+def _named_in(message: str) -> str | None:
+    """Returns the parameter that a message of vLLM begins with, as most do."""
+    name = message.partition(" ")[0].strip("`")
+    return name if name in Sampling.__struct_fields__ else None

@@ -179,7 +179,9 @@ def test_no_more_tokens_than_there_is_room_for(asked: int | None, sent: int) -> 
         (Sampling(priority=1 << 70), None),
         (Sampling(min_tokens=-(1 << 70)), None),
         (Sampling(logit_bias={"x": 1.0}), "logit_bias"),
-        (Sampling(min_tokens=10_000), None),
+        (Sampling(min_tokens=10_000), "min_tokens"),
+        (Sampling(top_k=-7), "top_k"),
+        (Sampling(bad_words=[""]), "bad_words"),
         (Sampling(repetition_detection={"max_pattern_size": -1}), None),
     ],
 )
