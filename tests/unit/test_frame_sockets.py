@@ -173,8 +173,8 @@ def test_frames_wait_for_an_ingress_that_is_not_there_yet() -> None:
 async def is_refused(receiver: FrameReceiver, stranger: zmq.asyncio.Socket, port: str) -> None:
     """Whatever `stranger` sends, nothing but an engine's frame arrives."""
     sender = new_sender()
+    monitor = stranger.get_monitor_socket()
     try:
-        monitor = stranger.get_monitor_socket()
         stranger.connect(port)
         stranger.send(encode_header(FrameHeader([1], [0])))
         failed = {
@@ -189,6 +189,7 @@ async def is_refused(receiver: FrameReceiver, stranger: zmq.asyncio.Socket, port
         assert await receive(receiver) == [(7, 0, [7])]
     finally:
         stranger.disable_monitor()
+        monitor.close(linger=0)
         stranger.close(linger=0)
         sender.close()
 
