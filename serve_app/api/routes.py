@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+import msgspec
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.routing import Route
 
@@ -17,7 +19,7 @@ from serve_app.api import documentation, models, tokenization
 from serve_app.api.application import GET
 from serve_app.api.chat import exchange as chat
 from serve_app.api.completions import exchange as completions
-from serve_app.api.endpoint import Endpoint, check_content_type
+from serve_app.api.endpoint import MAX_INLINE_BYTES, Endpoint, check_content_type
 from serve_app.api.error_forms import anthropic_form, openai_form
 from serve_app.api.exchange import Exchange
 from serve_app.api.fields import check_nul, read_body
@@ -25,7 +27,7 @@ from serve_app.api.generation import Generator
 from serve_app.api.messages import exchange as messages
 from serve_app.api.responses import exchange as responses
 from serve_app.api.sealing import Sealer
-from serve_app.errors import ServiceError
+from serve_app.errors import BadRequestError, ServiceError
 from serve_app.harmony.tokens import Vocabulary
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -159,12 +161,22 @@ def _model(body: Body) -> str | None:
 def _add_json_route(app: FastAPI, path: str, answer: Callable[[Body], Any]) -> None:
     """Adds a POST that needs no engine."""
 
-    async def route(request: Request) -> JSONResponse:
-        check_content_type(request.headers)
-        raw = await request.body()
+    def answered(raw: bytes) -> bytes:
         body = read_body(raw)
         check_nul(body, raw)
-        return JSONResponse(answer(body))
+        try:
+            return msgspec.json.encode(answer(body))
+        except RecursionError:
+            # The JSON was read, but what comes after needs more of the stack for each level.
+            raise BadRequestError("the request body is nested too deeply", None) from None
+
+    async def route(request: Request) -> Response:
+        check_content_type(request.headers)
+        raw = await request.body()
+        # A long one would hold up all streams.
+        is_long = len(raw) > MAX_INLINE_BYTES
+        content = await asyncio.to_thread(answered, raw) if is_long else answered(raw)
+        return Response(content, media_type="application/json")
 
     route.__doc__ = answer.__doc__
     app.add_api_route(path, route, methods=["POST"])

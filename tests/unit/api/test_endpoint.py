@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -20,6 +21,7 @@ from serve_app.errors import (
     KeyLimitError,
     OverloadedError,
 )
+from serve_app.harmony.tokens import Vocabulary
 from tests.unit.api.scripted import (
     BODIES,
     CHAT,
@@ -621,6 +623,42 @@ def test_counting_tokens_needs_no_engine() -> None:
         body = {key: value for key, value in BODIES[MESSAGES].items() if key != "max_tokens"}
         assert (await service.post(f"{MESSAGES}/count_tokens", **body)).json() == {"input_tokens": used}
         assert len(service.asked) == 1
+
+    with_service(work)
+
+
+def test_a_long_text_is_tokenized_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+    encode = Vocabulary.encode_prompt
+
+    def noted(self: Vocabulary, *arguments: Any, **options: Any) -> list[int]:
+        threads.append(threading.current_thread())
+        return encode(self, *arguments, **options)
+
+    monkeypatch.setattr(Vocabulary, "encode_prompt", noted)
+
+    async def work(service: Service) -> None:
+        for text in ("short", "long " * 20_000):
+            answer = await service.request("POST", "/tokenize", json={"prompt": text})
+            assert answer.json()["count"] == len(answer.json()["tokens"]) > 0
+        main = threading.main_thread()
+        assert [thread is main for thread in threads] == [True, False]
+
+    with_service(work)
+
+
+@pytest.mark.parametrize(
+    "path", ["/tokenize", "/detokenize", f"{RESPONSES}/input_tokens", f"{MESSAGES}/count_tokens"]
+)
+def test_no_depth_is_a_fault_of_the_service(path: str) -> None:
+    async def work(service: Service) -> None:
+        for depth in (100, 300, 900, 950, 1000, 5000):
+            deep = b"[" * depth + b"]" * depth
+            fields = b",".join(b'"%b":%b' % (name, deep) for name in (b"tools", b"messages", b"input"))
+            headers = {"content-type": "application/json"}
+            answer = await service.request("POST", path, content=b"{%b}" % fields, headers=headers)
+            assert answer.status_code == 400, answer.text
+            message_of(answer)
 
     with_service(work)
 
