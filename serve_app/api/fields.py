@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -59,18 +59,39 @@ def check_nul(body: Mapping[str, Any], raw: bytes) -> None:
     """
     if b"\\u0000" not in raw:
         return
-    # Not recursive: the nesting is the caller's choice.
-    waiting: list[tuple[str, Any]] = [("", body)]
+    # Not recursive: the nesting is the client's choice. Places are links until one is said: as texts, those
+    # of a million values under a key of a megabyte would fill the memory.
+    waiting: list[_Container] = [_Container(body, None, "")]
     while waiting:
-        path, value = waiting.pop()
-        if isinstance(value, str) and "\0" in value:
-            place = path.replace("\0", "\\0")
-            raise BadRequestError(f"{place} contains a NUL character (U+0000)", place)
-        if isinstance(value, Mapping):
-            for key, item in value.items():
-                waiting += (join(path, key), item), (join(path, key), key)
-        elif isinstance(value, list):
-            waiting += ((f"{path}[{index}]", item) for index, item in enumerate(value))
+        container = waiting.pop()
+        value = container.value
+        items: Iterable[tuple[Any, Any]] = enumerate(value) if isinstance(value, list) else value.items()
+        for key, item in items:
+            if (isinstance(item, str) and "\0" in item) or (isinstance(key, str) and "\0" in key):
+                place = container.place_of(key).replace("\0", "\\0")
+                raise BadRequestError(f"{place} contains a NUL character (U+0000)", place)
+            if isinstance(item, dict | list):
+                waiting.append(_Container(item, container, key))
+
+
+class _Container(NamedTuple):
+    """An object or a list in a body, and where it is."""
+
+    value: Any
+    parent: _Container | None
+    key: str | int
+
+    def place_of(self, key: str | int) -> str:
+        """Returns the path of what is in it at a key."""
+        keys = [key]
+        container = self
+        while container.parent:
+            keys.append(container.key)
+            container = container.parent
+        path = ""
+        for step in reversed(keys):
+            path = join(path, f"[{step}]" if isinstance(step, int) else step)
+        return path
 
 
 def join(path: str, inner: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -112,3 +113,16 @@ def test_small_helpers() -> None:
     assert without_nulls({"a": None, "b": 0}) == {"b": 0}
     assert (join("", "a"), join("a", ""), join("a", "b"), join("a", "[0]")) == ("a", "a", "a.b", "a[0]")
     assert len(quoted("x" * 10_000)) < MAX_QUOTED_CHARS + 10
+
+
+def test_nul_is_looked_for_in_little_memory() -> None:
+    # A place for each value, as a text, would take 100 GB.
+    body: dict[str, Any] = {"k" * 100_000: ["a"] * 500_000 + [{}] * 500_000, "z": rb"\u0000".decode()}
+    raw = json.dumps(body).encode()
+    tracemalloc.start()
+    try:
+        check_nul(body, raw)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 200_000_000
