@@ -15,6 +15,7 @@ from vllm.sampling_params import RepetitionDetectionParams, SamplingParams, Stru
 
 from serve_app.api.sampling import Sampling
 from serve_app.errors import BadRequestError
+from serve_app.harmony.tokens import Vocabulary
 
 GENERATION_CONFIG = "generation_config.json"
 # What a checkpoint's generation config may set, as in vLLM's `ModelConfig.get_diff_sampling_param`.
@@ -22,6 +23,12 @@ DEFAULTS = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")
 # A seed of 64 bits, with room for one for each choice of a request.
 MIN_SEED, MAX_SEED = -(1 << 63), (1 << 63) - 1024
 MAX_CACHED, MAX_CACHED_BYTES = 512, 1024
+# Of all parameters, as they are sent once for each choice; below the limits that follow they take 30 KiB.
+MAX_BYTES = 64 * 1024
+# What vLLM's model runner V2 has room for. It finds more only in the worker, and the engine dies of it. The
+# checkpoint's own stop tokens are added to the request's.
+MAX_ITEMS = {"logit_bias": 1024, "allowed_token_ids": 1024, "stop_token_ids": 120, "bad_words": 128}
+MAX_BAD_WORDS_TOKENS = 1024
 _OWN = {"cache_salt", "session_id", "priority", "repetition_detection", "vllm_xargs"}
 _NAMES = tuple(name for name in Sampling.__struct_fields__ if name not in _OWN)
 
@@ -52,7 +59,7 @@ class SamplingParamsEncoder:
         try:
             encoded = msgspec.msgpack.encode(sampling)
         except OverflowError:
-            raise BadRequestError("a number in the request has more than 64 bits", None) from None
+            raise _too_many_bits() from None
         is_small = len(encoded) <= MAX_CACHED_BYTES
         params = (self._checked if is_small else self._check)(encoded)
         if structural_tag is None:
@@ -63,6 +70,7 @@ class SamplingParamsEncoder:
 
     def _check(self, encoded: bytes) -> SamplingParams:
         sampling = msgspec.msgpack.decode(encoded, type=Sampling)
+        _check_room(sampling, len(encoded))
         given = {name: value for name in _NAMES if (value := getattr(sampling, name)) is not None}
         try:
             params = SamplingParams.from_optional(
@@ -79,6 +87,10 @@ class SamplingParamsEncoder:
             raise client_error(error) from None
         except (ValueError, TypeError) as error:
             raise BadRequestError(str(error), _named_in(str(error))) from None
+        try:
+            msgspec.msgpack.encode(params)
+        except OverflowError:  # a token of `logit_bias`, a text until now
+            raise _too_many_bits() from None
         return params
 
     def encode(self, params: SamplingParams, seed_offset: int, num_prompt_tokens: int) -> bytes:
@@ -89,6 +101,33 @@ class SamplingParamsEncoder:
         if params.seed is not None:
             ours.seed = params.seed + seed_offset
         return msgspec.msgpack.encode(ours)
+
+
+def _too_many_bits() -> BadRequestError:
+    return BadRequestError("a number in the request has more than 64 bits", None)
+
+
+def _check_room(sampling: Sampling, num_bytes: int) -> None:
+    """Raises `BadRequestError` for more than the engine has room for."""
+    for name, most in MAX_ITEMS.items():
+        if len(getattr(sampling, name) or ()) > most:
+            raise BadRequestError(
+                f"{name} has {len(getattr(sampling, name))} entries; there may be {most}", name
+            )
+    if num_bytes > MAX_BYTES:
+        raise BadRequestError(
+            f"the sampling parameters take {num_bytes:,} bytes and may take {MAX_BYTES:,}", None
+        )
+    if not sampling.bad_words:
+        return
+    encode = Vocabulary.load().encode
+    # Each is forbidden at the beginning of a text and, as other tokens, in the middle of one.
+    words = [prefix + word.lstrip() for word in sampling.bad_words for prefix in ("", " ")]
+    if sum(len(encode(word)) for word in words) > MAX_BAD_WORDS_TOKENS:
+        raise BadRequestError(
+            f"bad_words has more than {MAX_BAD_WORDS_TOKENS} tokens, with and without a space before each",
+            "bad_words",
+        )
 
 
 def client_error(error: VLLMClientError) -> BadRequestError:

@@ -183,6 +183,14 @@ def test_no_more_tokens_than_there_is_room_for(asked: int | None, sent: int) -> 
         (Sampling(top_k=-7), "top_k"),
         (Sampling(bad_words=[""]), "bad_words"),
         (Sampling(repetition_detection={"max_pattern_size": -1}), None),
+        (Sampling(logit_bias={"9" * 25: 1.0}), None),
+        # Each of these would end the engine, or be copied to it for each choice.
+        (Sampling(logit_bias={str(token): 1.0 for token in range(1025)}), "logit_bias"),
+        (Sampling(allowed_token_ids=list(range(1025))), "allowed_token_ids"),
+        (Sampling(stop_token_ids=list(range(121)), min_tokens=1), "stop_token_ids"),
+        (Sampling(bad_words=["a word and another " * 200, "short"]), "bad_words"),
+        (Sampling(bad_words=["word"] * 129), "bad_words"),
+        (Sampling(vllm_xargs={"key": "x" * 100_000}), None),
     ],
 )
 def test_what_vllm_refuses_is_the_callers_mistake(sampling: Sampling, param: str | None) -> None:
