@@ -173,18 +173,16 @@ class Generator:
             lambda repairs: self._count_repairs(api, repairs),
         )
         for choice, prompt in enumerate(run.prompts):
-            run.sequences.append(
-                self._engines.start(
-                    request_id,
-                    prompt,
-                    params,
-                    exchange.sampling,
-                    take_place(),
-                    run.inbox,
-                    choice,
-                    choice % exchange.num_choices,
+            place, seed_offset = take_place(), choice % exchange.num_choices
+            try:
+                sequence = self._engines.start(
+                    request_id, prompt, params, exchange.sampling, place, run.inbox, choice, seed_offset
                 )
-            )
+            except BaseException:
+                place.release(0)
+                run.close()
+                raise
+            run.sequences.append(sequence)
         return run
 
     def _new_reader(self, exchange: Exchange[Any]) -> AnswerReader | TextReader:

@@ -153,12 +153,16 @@ class RemoteEngine:
         )
         sequence = RemoteSequence(message.request_id, inbox, choice, sampling.stop_token_ids or ())
         self._open[number] = sequence
-        sequence.task = asyncio.create_task(self._run(number, sequence, message, place))
+        sequence.task = asyncio.create_task(self._run(sequence, message, place))
+        # Not in the task, which runs none of its own code if it is cancelled before it has begun.
+        sequence.task.add_done_callback(lambda _: self._ended(number, place))
         return sequence
 
-    async def _run(
-        self, number: int, sequence: RemoteSequence, message: GenerateRequest, place: Place
-    ) -> None:
+    def _ended(self, number: int, place: Place) -> None:
+        del self._open[number]
+        place.release(0)  # of no effect where the call has done it, and said how much was used
+
+    async def _run(self, sequence: RemoteSequence, message: GenerateRequest, place: Place) -> None:
         try:
             num_tokens = await self._generate(message, sequence.arrived, place)
             await _wait_for_the_end(sequence, num_tokens)
@@ -170,8 +174,6 @@ class RemoteEngine:
             # The last stop before the client: whatever it is, one request fails and the others go on.
             logger.exception("request %s failed in its engine replica", message.request_id)
             sequence.fail(EngineFailedError(f"engine failure: {error}"))
-        finally:
-            del self._open[number]
 
     async def _receive(self) -> None:
         while True:

@@ -36,11 +36,14 @@ Step = tuple[int, list[int]]
 Generate = Callable[["Harness", GenerateRequest], Awaitable[int]]
 
 
-class Nobody:
-    """The owner of places that nobody asks for."""
+class Owner:
+    """The owner of places, told what is given back."""
+
+    def __init__(self) -> None:
+        self.released: list[int] = []
 
     def release(self, number: int, num_tokens: int) -> None:
-        pass
+        self.released.append(num_tokens)
 
 
 class Harness:
@@ -53,7 +56,7 @@ class Harness:
         self.sender = FrameSender(new_encoder(), merge)
         self.requests: list[GenerateRequest] = []
         self.arrived: list[AnswerSequence] = []
-        self.generate = generate
+        self.generate, self.owner = generate, Owner()
         self.remote = RemoteEngine(
             self._generate, FrameReceiver("127.0.0.1"), SamplingParamsEncoder({"top_p": 0.9}, MAX_MODEL_LEN)
         )
@@ -67,7 +70,7 @@ class Harness:
     def start(self, inbox: Inbox, sampling: Sampling | None = None, choice: int = 0) -> Any:
         sampling = sampling or Sampling()
         params = self.remote.sampling_params(sampling, None)
-        place = Place(Nobody(), 0)
+        place = Place(self.owner, 0)
         return self.remote.start("r", PROMPT, params, sampling, place, inbox, choice, choice)
 
     async def send(self, request: GenerateRequest, steps: list[tuple[int, Any]]) -> None:
@@ -465,6 +468,16 @@ def test_cancelling_ends_the_call() -> None:
         sequence.cancel()  # once more, for nothing
 
     run(generate, work)
+
+
+def test_what_is_cancelled_before_it_has_begun_gives_its_place_back() -> None:
+    async def work(one: Harness) -> None:
+        one.start(Inbox()).cancel()
+        while one.remote.num_open:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert (one.requests, one.owner.released) == ([], [0])
+
+    run(all_tokens, work)
 
 
 def test_a_call_that_has_come_to_its_end_is_not_cancelled() -> None:

@@ -417,6 +417,23 @@ def test_a_fault_of_an_encoder_is_one_requests_own(stream: bool, monkeypatch: py
     with_service(work)
 
 
+def test_a_choice_that_cannot_be_sent_takes_the_others_with_it() -> None:
+    async def work(service: Service) -> None:
+        start = service.engines.start
+
+        def start_one(*arguments: Any) -> Any:
+            if service.engines.started:
+                raise OverflowError("too many bits")
+            return start(*arguments)
+
+        service.engines.start = start_one  # type: ignore[method-assign, assignment]
+        service.engines.script = lambda _: [None]
+        answer = await service.post(n=3)
+        assert answer.status_code == 500
+
+    with_service(work)
+
+
 # --- slow and absent clients ---------------------------------------------------------------------------
 
 
