@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from serve_app.admission.client import GateClient, Ticket
 from serve_app.admission.http import key_of, limit_headers, retry_after, tier_of
+from serve_app.api import long_bodies
 from serve_app.api.exchange import Exchange
 from serve_app.api.fields import check_nul, read_body
 from serve_app.api.generation import Generator, Run
@@ -25,8 +26,6 @@ logger = logging.getLogger("ray.serve")
 
 # A comment of server-sent events: clients pass over it, and whatever is between sees that the line is in use.
 KEEP_ALIVE = b": keep-alive\n\n"
-# Reading and rendering what is shorter takes a few milliseconds at the most.
-MAX_INLINE_BYTES = 64 * 1024
 # Chat Completions and Completions, its newer name, Responses.
 MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -89,22 +88,14 @@ class Endpoint:
         run: Run[Any] | None = None
         try:
             check_content_type(request.headers)
-            body = read_body(raw)
-            check_nul(body, raw)
-            # A long one would hold up all streams.
-            is_long = len(raw) > MAX_INLINE_BYTES
-            exchange = await asyncio.to_thread(self._read, body) if is_long else self._read(body)
-            self._check_max_tokens(body)
+            body, exchange, params = await long_bodies.done(len(raw), lambda: self._read(raw))
             request.warnings = exchange.warnings
-            params = await self._generator.check(exchange)
+            await self._generator.check_grammar(exchange)
             num_sequences = exchange.num_choices * max(1, len(exchange.prompts))
             ticket = request.ticket = self._gate.ask(key_of(request.headers), tier_of(body), num_sequences)
             await ticket.admitted()
-            to_prompts, param = self._generator.prompts, self._prompt_param
-            prompts = (
-                await asyncio.to_thread(to_prompts, exchange, param)
-                if is_long
-                else to_prompts(exchange, param)
+            prompts = await long_bodies.done(
+                len(raw), lambda: self._generator.prompts(exchange, self._prompt_param)
             )
             run = self._generator.start(self._api, exchange, params, prompts, request.id, ticket.take_place)
             await (self._stream if exchange.is_streamed else self._whole)(request, run)
@@ -119,12 +110,17 @@ class Endpoint:
             if request.ticket:
                 request.ticket.close()
 
-    def _read(self, body: dict[str, Any]) -> Exchange[Any]:
+    def _read(self, raw: bytes) -> tuple[dict[str, Any], Exchange[Any], Any]:
+        """Returns the body, what it asks for and the engine's sampling parameters."""
+        body = read_body(raw)
+        check_nul(body, raw)
         try:
-            return self._parse(body)
+            exchange = self._parse(body)
         except RecursionError:
             # The JSON was read, but what comes after needs more of the stack for each level.
             raise BadRequestError("the request body is nested too deeply", None) from None
+        self._check_max_tokens(body)
+        return body, exchange, self._generator.params(exchange)
 
     def _check_max_tokens(self, body: dict[str, Any]) -> None:
         most = self._generator.max_model_len

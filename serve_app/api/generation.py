@@ -106,16 +106,18 @@ class Generator:
         """Tokens of prompt and answer together."""
         return self._limits.max_model_len
 
-    async def check(self, exchange: Exchange[Any]) -> Any:
+    def params(self, exchange: Exchange[Any]) -> Any:
         """Returns the engine's sampling parameters. Raises what refuses a request that cannot run."""
         self.check_model(exchange.model)
         grammar = exchange.grammar
         if grammar:
             _check_leaves_tokens(exchange.sampling, grammar.param)
-        params = self._engines.sampling_params(exchange.sampling, grammar.structural_tag if grammar else None)
-        if grammar:
+        return self._engines.sampling_params(exchange.sampling, grammar.structural_tag if grammar else None)
+
+    async def check_grammar(self, exchange: Exchange[Any]) -> None:
+        """Raises `BadRequestError` for a grammar that cannot be compiled."""
+        if grammar := exchange.grammar:
             await self._check_grammar(grammar.structural_tag, grammar.param)
-        return params
 
     def check_model(self, model: str | None) -> None:
         """Raises `ModelNotFoundError` for a name that is not served; none is the service's only model."""

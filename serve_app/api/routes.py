@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,11 +14,11 @@ from fastapi.responses import JSONResponse
 from starlette.routing import Route
 
 from serve_app.admission.client import GateClient
-from serve_app.api import documentation, models, tokenization
+from serve_app.api import documentation, long_bodies, models, tokenization
 from serve_app.api.application import GET
 from serve_app.api.chat import exchange as chat
 from serve_app.api.completions import exchange as completions
-from serve_app.api.endpoint import MAX_INLINE_BYTES, Endpoint, check_content_type
+from serve_app.api.endpoint import Endpoint, check_content_type
 from serve_app.api.error_forms import anthropic_form, openai_form
 from serve_app.api.exchange import Exchange
 from serve_app.api.fields import check_nul, read_body
@@ -173,9 +172,7 @@ def _add_json_route(app: FastAPI, path: str, answer: Callable[[Body], Any]) -> N
     async def route(request: Request) -> Response:
         check_content_type(request.headers)
         raw = await request.body()
-        # A long one would hold up all streams.
-        is_long = len(raw) > MAX_INLINE_BYTES
-        content = await asyncio.to_thread(answered, raw) if is_long else answered(raw)
+        content = await long_bodies.done(len(raw), lambda: answered(raw))
         return Response(content, media_type="application/json")
 
     route.__doc__ = answer.__doc__
