@@ -15,6 +15,9 @@ T = TypeVar("T")
 # What a message quotes of a client's text.
 MAX_QUOTED_CHARS = 100
 _PLACE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>.*)`$", re.DOTALL)
+# Where a body holds turns of a conversation, and which of Responses' items the model has said.
+_TURNS = ("messages", "input")
+_SAID_BY_MODEL = ("reasoning", "function_call", "custom_tool_call")
 _MISSING = re.compile(r"^Object missing required field `(?P<name>\w+)`$")
 
 
@@ -53,9 +56,10 @@ def convert(value: Any, kind: type[T], path: str = "") -> T:
 
 
 def check_nul(body: Mapping[str, Any], raw: bytes) -> None:
-    """Raises `BadRequestError` for a NUL character (U+0000) anywhere in a body.
+    """Raises `BadRequestError` for a NUL character (U+0000) in a body, but in what the model has said.
 
-    `raw` is the body as it came: most bodies can be seen not to contain one.
+    The model may have said one, and all that it has said may be sent back. `raw` is the body as it came: most
+    bodies can be seen not to contain one.
     """
     if b"\\u0000" not in raw:
         return
@@ -70,8 +74,14 @@ def check_nul(body: Mapping[str, Any], raw: bytes) -> None:
             if (isinstance(item, str) and "\0" in item) or (isinstance(key, str) and "\0" in key):
                 place = container.place_of(key).replace("\0", "\\0")
                 raise BadRequestError(f"{place} contains a NUL character (U+0000)", place)
-            if isinstance(item, dict | list):
+            if isinstance(item, dict | list) and not (isinstance(item, dict) and _is_models(item, container)):
                 waiting.append(_Container(item, container, key))
+
+
+def _is_models(item: Mapping[str, Any], container: _Container) -> bool:
+    """Whether an object of a list is a turn of the model's."""
+    is_turn = container.key in _TURNS and container.parent is not None and container.parent.parent is None
+    return is_turn and (item.get("role") == "assistant" or item.get("type") in _SAID_BY_MODEL)
 
 
 class _Container(NamedTuple):

@@ -87,6 +87,25 @@ def test_an_answer(path: str) -> None:
     with_service(work)
 
 
+@pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
+def test_nul_is_accepted_back_where_the_model_has_said_it(path: str) -> None:
+    async def work(service: Service) -> None:
+        service.engines.script = lambda _: [REPLY.replace("there", "\0")]
+        body = (await service.post(path)).json()
+        assert "Hello \0, friend." in text_of(path, body)
+        user = {"role": "user", "content": "And?"}
+        if path == CHAT:
+            turns = {"messages": [body["choices"][0]["message"], user]}
+        elif path == RESPONSES:
+            turns = {"input": [*body["output"], user]}
+        else:
+            turns = {"messages": [{"role": "assistant", "content": body["content"]}, user]}
+        assert (await service.post(path, **turns)).status_code == 200
+        assert "Hello \0, friend." in service.engines.started[-1].prompt
+
+    with_service(work)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_stream(path: str) -> None:
     async def work(service: Service) -> None:

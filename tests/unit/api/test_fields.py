@@ -64,12 +64,29 @@ def test_the_place_of_what_is_wrong(value: Any, param: str) -> None:
         ({"prompt": "a\0b"}, "prompt"),
         ({"messages": [{"content": "x"}, {"content": "\0"}]}, "messages[1].content"),
         ({"metadata": {"a\0": 1}}, "metadata.a\\0"),
+        ({"metadata": {"input": [{"role": "assistant", "a": "\0"}]}}, "metadata.input[0].a"),
+        ({"input": [{"type": "function_call_output", "output": "\0"}]}, "input[0].output"),
+        ({"input": [{"type": ["reasoning"], "a": "\0"}]}, "input[0].a"),
+        ({"messages": {"role": "assistant", "a": "\0"}}, "messages.a"),
     ],
 )
 def test_nul_is_found_anywhere(body: Any, param: str) -> None:
     error = refused(check_nul, body, json.dumps(body).encode())
     assert error.param == param
     assert "\0" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": {"a\0": "\0"}}]}]},
+        {"input": [{"role": "assistant", "content": [{"text": "\0"}]}]},
+        {"input": [{"type": "reasoning", "content": [{"text": "\0"}]}]},
+        {"input": [{"type": "function_call", "name": "\0", "arguments": "\0"}]},
+    ],
+)
+def test_the_model_may_have_said_nul(body: Any) -> None:
+    check_nul(body, json.dumps(body).encode())
 
 
 def test_the_escape_spelt_out_is_text() -> None:
