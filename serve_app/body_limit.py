@@ -9,10 +9,9 @@ from http import HTTPStatus
 
 from fastapi import HTTPException
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.error_forms import form_of, new_request_id
+from serve_app.api.error_forms import error_response
 from serve_app.errors import TooLargeError
 
 TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -35,8 +34,7 @@ class BodyLimit:
         # Other numbers than this, such as "²" or thousands of digits, are left to the count below.
         is_number = declared.isascii() and declared.isdigit() and len(declared) < 20
         if is_number and int(declared) > self.max_bytes:
-            body = form_of(scope["path"])(TooLargeError(self.message), new_request_id())
-            response = JSONResponse(body, TOO_LARGE)
+            response = error_response(scope["path"], TooLargeError(self.message))
             await response(scope, receive, send)
             return
         num_bytes = 0

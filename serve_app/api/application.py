@@ -10,14 +10,14 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from serve_app.api.error_forms import form_of, new_request_id
+from serve_app.api.error_forms import ANTHROPIC_ID, OPENAI_ID, error_response
 from serve_app.body_limit import BodyLimit
 from serve_app.errors import ServiceError
 
 GET = ["GET", "HEAD"]
 # What a page may read of an answer besides its body.
 EXPOSED_HEADERS = (
-    *("x-request-id", "request-id", "retry-after", "x-warning"),
+    *(OPENAI_ID, ANTHROPIC_ID, "retry-after", "x-warning"),
     *(
         f"x-ratelimit-{what}-{of}"
         for what in ("limit", "remaining", "reset")
@@ -39,6 +39,7 @@ def new_app(
     app = FastAPI(title="gpt-oss", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unforeseen_error)
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
     if allowed_origins:
         app.add_middleware(
@@ -68,12 +69,18 @@ def new_app(
 
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return JSONResponse(form_of(request.url.path)(error, new_request_id()), error.status)
+    return error_response(request.url.path, error)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     ours = ServiceError(error.detail)
     ours.status = HTTPStatus(error.status_code)
-    body = form_of(request.url.path)(ours, new_request_id())
-    return JSONResponse(body, error.status_code, headers=error.headers)
+    return error_response(request.url.path, ours, error.headers)
+
+
+async def _unforeseen_error(request: Request, error: Exception) -> JSONResponse:
+    # Starlette raises it once more, for the log.
+    return error_response(
+        request.url.path, ServiceError("an unforeseen error; the log of the service has it")
+    )

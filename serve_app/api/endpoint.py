@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from starlette.datastructures import Headers
@@ -17,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from serve_app.admission.client import GateClient, Ticket
 from serve_app.admission.http import key_of, limit_headers, retry_after, tier_of
 from serve_app.api import long_bodies
+from serve_app.api.error_forms import ErrorForm, new_request_id
 from serve_app.api.exchange import Exchange
 from serve_app.api.fields import check_nul, read_body
 from serve_app.api.generation import Generator, Run
@@ -29,13 +29,6 @@ KEEP_ALIVE = b": keep-alive\n\n"
 # Chat Completions and Completions, its newer name, Responses.
 MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-class ErrorForm(Protocol):
-    """How an API says what went wrong."""
-
-    def __call__(self, error: ServiceError, request_id: str) -> dict[str, Any]:
-        """Returns the body of an error response."""
 
 
 class Endpoint:
@@ -101,9 +94,11 @@ class Endpoint:
             await (self._stream if exchange.is_streamed else self._whole)(request, run)
         except ServiceError as error:
             await self._fail(request, run, error)
-        except Exception as error:
+        except Exception:
             logger.exception("request %s on %s failed", request.id, request.path)
-            await self._fail(request, run, EngineFailedError(f"an unforeseen error: {error}"))
+            await self._fail(
+                request, run, EngineFailedError("an unforeseen error; the log of the service has it")
+            )
         finally:
             if run:
                 run.close()
@@ -205,14 +200,14 @@ class _Request:
         self.headers = Headers(scope=scope)
         self.path: str = scope["path"]
         given = self.headers.get("x-request-id", "")
-        self.id = given if _REQUEST_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        self.id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
         self.ticket: Ticket | None = None
         self.warnings: tuple[str, ...] = ()
         self.has_begun = self.is_stream = self.is_left = False
         self.task = asyncio.current_task()
 
     async def body(self) -> bytes:
-        """Returns the body. Raises `BadRequestError` for one that is not JSON by its header."""
+        """Returns the body. Raises `CancelledError` when the client leaves before it is here."""
         pieces: list[bytes] = []
         while True:
             message = await self._receive()
@@ -235,8 +230,8 @@ class _Request:
 
     async def send_json(self, status: int, body: Any, error: ServiceError | None = None) -> None:
         """Sends a whole response."""
-        self.has_begun = True
         content = msgspec.json.encode(body)
+        self.has_begun = True
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),

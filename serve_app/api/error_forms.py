@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from typing import Any, Protocol
 
+from starlette.responses import JSONResponse
+
+from serve_app.admission.http import retry_after
 from serve_app.api.messages import errors as messages_errors
 from serve_app.errors import ServiceError, body_of
 
 ANTHROPIC_PATH = "/v1/messages"
+# The response's header with the id of the request.
+OPENAI_ID, ANTHROPIC_ID = "x-request-id", "request-id"
 
 
 class ErrorForm(Protocol):
@@ -28,11 +34,17 @@ def anthropic_form(error: ServiceError, request_id: str) -> dict[str, Any]:
     return messages_errors.error_body(error, request_id)
 
 
-def form_of(path: str) -> ErrorForm:
-    """Returns the form for requests to `path`."""
-    return anthropic_form if path.startswith(ANTHROPIC_PATH) else openai_form
-
-
 def new_request_id() -> str:
     """Returns an id for a request that came without one."""
     return f"req_{uuid.uuid4().hex}"
+
+
+def error_response(path: str, error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Returns the response to a request to `path` that no `Endpoint` has answered, with an id of its own."""
+    is_anthropic = path.startswith(ANTHROPIC_PATH)
+    form, id_header = (anthropic_form, ANTHROPIC_ID) if is_anthropic else (openai_form, OPENAI_ID)
+    request_id = new_request_id()
+    said = {id_header: request_id, **(headers or {})}
+    if (after := retry_after(error)) is not None:
+        said["retry-after"] = after
+    return JSONResponse(form(error, request_id), error.status, said)

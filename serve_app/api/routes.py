@@ -19,7 +19,7 @@ from serve_app.api.application import GET
 from serve_app.api.chat import exchange as chat
 from serve_app.api.completions import exchange as completions
 from serve_app.api.endpoint import Endpoint, check_content_type
-from serve_app.api.error_forms import anthropic_form, openai_form
+from serve_app.api.error_forms import ANTHROPIC_ID, OPENAI_ID, anthropic_form, openai_form
 from serve_app.api.exchange import Exchange
 from serve_app.api.fields import check_nul, read_body
 from serve_app.api.generation import Generator
@@ -73,8 +73,8 @@ def add_routes(
     )
     parse_response = partial(responses.exchange, sealer=sealer)
     parse_message = partial(messages.exchange, sealer=sealer)
-    openai = {"error_body": openai_form, "id_header": "x-request-id"}
-    anthropic = {"error_body": anthropic_form, "id_header": "request-id"}
+    openai = {"error_body": openai_form, "id_header": OPENAI_ID}
+    anthropic = {"error_body": anthropic_form, "id_header": ANTHROPIC_ID}
     for path, api, parse, prompt_param, form in (
         (CHAT, "chat", chat.exchange, "messages", openai),
         (COMPLETIONS, "completions", parse_completion, "prompt", openai),

@@ -173,7 +173,9 @@ class RemoteEngine:
         except Exception as error:
             # The last stop before the client: whatever it is, one request fails and the others go on.
             logger.exception("request %s failed in its engine replica", message.request_id)
-            sequence.fail(EngineFailedError(f"engine failure: {error}"))
+            # What an error of another process says of itself is its traceback: addresses and paths.
+            cause = getattr(error, "cause", None) or error
+            sequence.fail(EngineFailedError(f"engine failure: {cause}"))
 
     async def _receive(self) -> None:
         while True:

@@ -448,6 +448,23 @@ def test_an_unforeseen_error_is_in_the_log(caplog: pytest.LogCaptureFixture) -> 
     assert "RuntimeError: a wire broke" in caplog.text
 
 
+def test_the_traceback_of_a_replica_is_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    from ray.exceptions import RayTaskError
+
+    said = "Traceback: File /home/me/secret.py, ip=10.0.0.1"
+    remote = RayTaskError("generate", said, ValueError("no pages"))  # type: ignore[no-untyped-call]
+
+    async def work(one: Harness) -> None:
+        inbox = Inbox()
+        one.start(inbox)
+        with pytest.raises(EngineFailedError) as caught:
+            await whole(inbox)
+        assert str(caught.value) == "engine failure: no pages"
+
+    run(failing(remote.as_instanceof_cause()), work)  # type: ignore[no-untyped-call]
+    assert "/home/me/secret.py" in caplog.text
+
+
 def test_cancelling_ends_the_call() -> None:
     left = asyncio.Event()
 

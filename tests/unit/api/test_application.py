@@ -17,7 +17,8 @@ MAX_BODY_BYTES = 1000
 
 
 async def request(app: FastAPI, method: str, path: str) -> httpx2.Response:
-    transport = httpx2.ASGITransport(app)
+    # An exception that a handler has answered is raised once more, for the server to log.
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
         return await client.request(method, path)
 
@@ -40,7 +41,8 @@ def test_health_needs_no_worker_thread() -> None:
     ("error", "status", "kinds"),
     [
         (HTTPException(418, "short and stout"), 418, {"invalid_request_error", "api_error"}),
-        (OverloadedError("the queue is full"), 429, {"rate_limit_error"}),
+        (OverloadedError("the queue is full", retry_after_s=1.5), 429, {"rate_limit_error"}),
+        (RuntimeError("/home/me is full"), 500, {"server_error", "api_error"}),
     ],
 )
 def test_errors_of_any_route_have_the_apis_form(
@@ -55,6 +57,11 @@ def test_errors_of_any_route_have_the_apis_form(
     answer = asyncio.run(request(app, "GET", path))
     body: dict[str, Any] = answer.json()
     assert answer.status_code == status
-    assert body["error"]["message"] in ("short and stout", "the queue is full")
+    message = "an unforeseen error; the log of the service has it" if status == 500 else str(error)
+    assert body["error"]["message"] == (error.detail if isinstance(error, HTTPException) else message)
+    is_anthropic = path.startswith("/v1/messages")
+    assert answer.headers["request-id" if is_anthropic else "x-request-id"].startswith("req_")
+    assert body.get("request_id") == (answer.headers["request-id"] if is_anthropic else None)
+    assert answer.headers.get("retry-after") == ("2" if status == 429 else None)
     assert body["error"]["type"] in kinds
-    assert ("type" in body) == path.startswith("/v1/messages")
+    assert ("type" in body) == is_anthropic
