@@ -14,8 +14,6 @@ from serve_app.admission.messages import RateLimits, Tier
 from serve_app.errors import ServiceError
 
 TIERS = {"priority": Tier.PRIORITY, "fast": Tier.PRIORITY, "flex": Tier.FLEX}
-# Sequences that one request may ask for: OpenAI's limit for `n`.
-MAX_SEQUENCES = 128
 # What `Retry-After` is for.
 RETRYABLE = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 

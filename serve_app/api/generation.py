@@ -17,7 +17,7 @@ from serve_app.answers.usage import Usage
 from serve_app.api.exchange import Encoder, Exchange, Start
 from serve_app.api.inbox import Inbox, Reason, Step
 from serve_app.api.sampling import Sampling
-from serve_app.errors import BadRequestError, ModelNotFoundError, ServiceError, SlowClientError
+from serve_app.errors import BadRequestError, ModelNotFoundError, SlowClientError
 from serve_app.harmony.conversation import Conversation
 from serve_app.harmony.renderer import PromptTooLongError, Renderer
 from serve_app.harmony.tokens import FIRST_SPECIAL, Vocabulary
@@ -275,11 +275,6 @@ class Run(Generic[Event]):
             "and generation was stopped"
         )
         logger.error("a stream was ended: %s", error)
-        self.inbox.fail(error)
-        self.close()
-
-    def fail(self, error: ServiceError) -> None:
-        """Ends the answer with an error, after what has arrived."""
         self.inbox.fail(error)
         self.close()
 

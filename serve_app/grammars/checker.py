@@ -1,7 +1,7 @@
 """Whether a structural tag can become a grammar, found out in processes that may die of it.
 
 A regular expression of a few KiB can take minutes and gigabytes to compile, and nothing in xgrammar can be
-stopped. So each grammar goes to a worker (`grammar_worker`) first, whose time and memory are limited, and to
+stopped. So each grammar goes to a worker (`grammars.worker`) first, whose time and memory are limited, and to
 an engine only when the worker has said yes.
 """
 
