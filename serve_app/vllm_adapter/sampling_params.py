@@ -29,6 +29,8 @@ MAX_BYTES = 64 * 1024
 # checkpoint's own stop tokens are added to the request's.
 MAX_ITEMS = {"logit_bias": 1024, "allowed_token_ids": 1024, "stop_token_ids": 120, "bad_words": 128}
 MAX_BAD_WORDS_TOKENS = 1024
+# vLLM looks for patterns of every length up to this after each token, in the engine's own loop.
+MAX_PATTERN_TOKENS = 1024
 _OWN = {"cache_salt", "session_id", "priority", "repetition_detection", "vllm_xargs"}
 _NAMES = tuple(name for name in Sampling.__struct_fields__ if name not in _OWN)
 
@@ -118,6 +120,10 @@ def _check_room(sampling: Sampling, num_bytes: int) -> None:
         raise BadRequestError(
             f"the sampling parameters take {num_bytes:,} bytes and may take {MAX_BYTES:,}", None
         )
+    pattern_size = (sampling.repetition_detection or {}).get("max_pattern_size")
+    if isinstance(pattern_size, int) and pattern_size > MAX_PATTERN_TOKENS:
+        param = "repetition_detection.max_pattern_size"
+        raise BadRequestError(f"{param} is {pattern_size} and may be {MAX_PATTERN_TOKENS}", param)
     if not sampling.bad_words:
         return
     encode = Vocabulary.load().encode

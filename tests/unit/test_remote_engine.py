@@ -186,6 +186,10 @@ def test_no_more_tokens_than_there_is_room_for(asked: int | None, sent: int) -> 
         (Sampling(top_k=-7), "top_k"),
         (Sampling(bad_words=[""]), "bad_words"),
         (Sampling(repetition_detection={"max_pattern_size": -1}), None),
+        (
+            Sampling(repetition_detection={"max_pattern_size": 10**9, "min_count": 2}),
+            "repetition_detection.max_pattern_size",
+        ),
         (Sampling(logit_bias={"9" * 25: 1.0}), None),
         # Each of these would end the engine, or be copied to it for each choice.
         (Sampling(logit_bias={str(token): 1.0 for token in range(1025)}), "logit_bias"),
