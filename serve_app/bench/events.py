@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from serve_app.bench.exchange import MALFORMED, TRUNCATED, Exchange, Raw
-from serve_app.client_stream import error_message
+from serve_app.client.stream import error_message
 
 # An event ends with an empty line, however lines end.
 _BLANK_LINE = re.compile(rb"\n\n|\r\n\r\n|\r\r")

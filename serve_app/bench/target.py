@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from serve_app.bench.load import BenchError, Load
-from serve_app.client_stream import error_message
+from serve_app.client.stream import error_message
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from serve_app import client
-from serve_app.client_display import Display
-from serve_app.client_http import Service
-from serve_app.client_stream import Answer, Event, Piece, StreamError, error_message
+from serve_app.client import __main__ as client
+from serve_app.client.display import Display
+from serve_app.client.http import Service
+from serve_app.client.stream import Answer, Event, Piece, StreamError, error_message
 
 
 def chat(delta: dict[str, Any] | None = None, finish: str | None = None, **rest: Any) -> Event:
@@ -203,7 +203,7 @@ def ask(*arguments: str, terminal: bool = False) -> tuple[int, str, str]:
 
 
 def test_waits_until_ready_then_answers(service: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.client_http.POLL_S", 0.01)
+    monkeypatch.setattr("serve_app.client.http.POLL_S", 0.01)
     service.not_ready = ["0 of 2 engines are ready", "0 of 2 engines are ready", "draining"]
     status, out, around = ask("--url", service.url, "--prompt", "Hi", "--effort", "low", "--max-tokens", "50")
     assert (status, out) == (0, "Hello there\n")
@@ -349,7 +349,7 @@ COMPLETION = "<|channel|>analysis<|message|>Greet 👋.<|end|>" + ANSWER
 
 
 def harmony_events(text: str, with_ids: bool) -> list[Event]:
-    from serve_app.client_harmony import Conversation
+    from serve_app.client.harmony import Conversation
 
     encoding = Conversation(None).encoding
     ids = encoding.encode(text, allowed_special="all")

@@ -18,9 +18,10 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from serve_app import client, errors
+from serve_app import errors
 from serve_app.api import openapi
 from serve_app.api.efforts import EFFORTS
+from serve_app.client import __main__ as client
 from serve_app.config import AppConfig, read_config
 from serve_app.memory import GIB_BYTES
 from serve_app.plan import H100_MEMORY_GIB, make_plan

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any
 
-from serve_app.client_display import Display
-from serve_app.client_http import Model, Service, ServiceError
-from serve_app.client_stream import Answer, Kind, Piece, StreamError
+from serve_app.client.display import Display
+from serve_app.client.http import Model, Service, ServiceError
+from serve_app.client.stream import Answer, Kind, Piece, StreamError
 
 Ask = Callable[[str], None]
 INTERRUPTED = 130
@@ -53,12 +53,12 @@ class Harmony:
 
     def __init__(self, service: Service, model: Model, display: Display, options: argparse.Namespace) -> None:
         # Late: the vocabulary takes a second to load, and only this needs it.
-        from serve_app import client_harmony
+        from serve_app.client import harmony
 
         self._service, self._model, self._display = service, model, display
-        self._conversation = client_harmony.Conversation(options.effort)
+        self._conversation = harmony.Conversation(options.effort)
         self._max_tokens: int | None = options.max_tokens
-        self._heading, self._text_of = client_harmony.heading, client_harmony.text_of
+        self._heading, self._text_of = harmony.heading, harmony.text_of
 
     def ask(self, prompt: str) -> None:
         """Show the prompt and the completion as they are sent, then the completion's messages."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from serve_app.client_stream import Kind, Piece
+from serve_app.client.stream import Kind, Piece
 
 SPECIAL_TOKEN = re.compile(r"<\|[a-z_]+\|>")
 # A model's text must not steer the terminal: of the control characters only tab and newline go through.

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from serve_app.client_stream import Event, error_message
+from serve_app.client.stream import Event, error_message
 
 # Between two looks at /health.
 POLL_S = 0.5
