@@ -23,9 +23,9 @@ from serve_app.api import openapi
 from serve_app.api.efforts import EFFORTS
 from serve_app.client import __main__ as client
 from serve_app.config import AppConfig, read_config
-from serve_app.memory import GIB_BYTES
-from serve_app.plan import H100_MEMORY_GIB, make_plan
-from serve_app.plan_text import render
+from serve_app.plan.__main__ import H100_MEMORY_GIB, make_plan
+from serve_app.plan.memory import GIB_BYTES
+from serve_app.plan.text import render
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from serve_app import plan
 from serve_app.config import AppConfig, read_config
 from serve_app.fast_paths import HA_PROXY, THROUGHPUT_OPTIMIZED, MissingFastPath, missing
+from serve_app.plan import __main__ as plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SWITCHES = {HA_PROXY: "1", THROUGHPUT_OPTIMIZED: "1"}

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.architectures import (
+from serve_app.config import AppConfig
+from serve_app.plan.architectures import (
     GPT_OSS_20B,
     GPT_OSS_120B,
     GPT_OSS_EAGLE3,
@@ -12,8 +13,7 @@ from serve_app.architectures import (
     from_config_json,
     speculator_from_config_json,
 )
-from serve_app.config import AppConfig
-from serve_app.memory import GIB_BYTES, MemoryPlan, plan_memory
+from serve_app.plan.memory import GIB_BYTES, MemoryPlan, plan_memory
 
 H100_BYTES = int(79.1 * GIB_BYTES)
 DEMO_CONFIG = {

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app import plan
 from serve_app.config import AppConfig, read_config
-from serve_app.memory import GIB_BYTES
+from serve_app.plan import __main__ as plan
+from serve_app.plan.memory import GIB_BYTES
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 H100_BYTES = int(plan.H100_MEMORY_GIB * GIB_BYTES)

@@ -15,12 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from serve_app import architectures, deployment_options, fast_paths
-from serve_app.architectures import Architecture, SpeculatorArchitecture
+from serve_app import deployment_options, fast_paths
 from serve_app.config import AppConfig, ConfigError, check_overrides, read_config
 from serve_app.engine_arguments import engine_arguments
-from serve_app.memory import GIB_BYTES, MemoryPlan, Problem, plan_memory
-from serve_app.plan_text import render
+from serve_app.plan import architectures
+from serve_app.plan.architectures import Architecture, SpeculatorArchitecture
+from serve_app.plan.memory import GIB_BYTES, MemoryPlan, Problem, plan_memory
+from serve_app.plan.text import render
 
 # What CUDA reports as the total of an H100 of "80 GB".
 H100_MEMORY_GIB = 79.1
