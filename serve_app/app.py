@@ -8,8 +8,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application, Deployment
 
-from serve_app import fast_paths
-from serve_app.config import AppConfig, check_overrides
+from serve_app.config import AppConfig, check_overrides, fast_paths
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
 from serve_app.engine import Engine
 from serve_app.gate import Gate

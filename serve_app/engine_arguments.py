@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from serve_app.capacity import capture_sizes
 from serve_app.config import AppConfig
-from serve_app.overrides import merged
+from serve_app.config.capacity import capture_sizes
+from serve_app.config.overrides import merged
 
 
 def engine_arguments(config: AppConfig, model_path: str, speculator_path: str | None) -> dict[str, Any]:

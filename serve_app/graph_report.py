@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.capacity import describe_coverage, describe_decode_tokens, tokens_per_request
+from serve_app.config.capacity import describe_coverage, describe_decode_tokens, tokens_per_request
 
 logger = logging.getLogger("ray.serve")
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serve_app import sources, vocabulary
-from serve_app.config_sections import CONCURRENCY, MIB_BYTES, RANGE_BYTES, StagingConfig
+from serve_app.config.sections import CONCURRENCY, MIB_BYTES, RANGE_BYTES, StagingConfig
 from serve_app.sources import SourceError
 from serve_app.staging import files, report
 from serve_app.staging.errors import StagingError

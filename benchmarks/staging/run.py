@@ -65,7 +65,7 @@ threads = [threading.Thread(target=drain, args=item) for item in work]
 STAGE = """
 import json, resource, sys, time
 from pathlib import Path
-from serve_app.config_sections import StagingConfig
+from serve_app.config.sections import StagingConfig
 from serve_app.sources import store
 from serve_app.staging.objects import S3Location
 def cpu():

@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from serve_app import deployment_options, fast_paths
-from serve_app.config import AppConfig, ConfigError, check_overrides, read_config
+from serve_app import deployment_options
+from serve_app.config import AppConfig, ConfigError, check_overrides, fast_paths, read_config
 from serve_app.engine_arguments import engine_arguments
 from serve_app.plan import architectures
 from serve_app.plan.architectures import Architecture, SpeculatorArchitecture
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_plan(config: AppConfig, gpu_bytes: int, total_ram_bytes: int) -> dict[str, Any]:
-    """Returns the plan as plain data, for `plan_text.render` or JSON."""
+    """Returns the plan as plain data, for `text.render` or JSON."""
     model_path = _location(config.model.source, config)
     speculator_path = _location(config.speculator.source, config) if config.speculator else None
     arguments = engine_arguments(config, model_path, speculator_path)

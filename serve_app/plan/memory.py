@@ -15,8 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from serve_app.capacity import max_decode_tokens
 from serve_app.config import AppConfig
+from serve_app.config.capacity import max_decode_tokens
 from serve_app.plan.architectures import BF16_BYTES, Architecture, SpeculatorArchitecture
 
 GIB_BYTES = 1024**3

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from serve_app.config_sections import StagingConfig
+from serve_app.config.sections import StagingConfig
 from serve_app.staging import archives, cache_publisher, locks, objects
 from serve_app.staging.archives import UnsafeArchiveError
 from serve_app.staging.cache_folder import VARIABLES, CacheFolder, Mark, travels

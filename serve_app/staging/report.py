@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.config_sections import StagingConfig
+from serve_app.config.sections import StagingConfig
 from serve_app.staging import starts, timeline
 from serve_app.staging.errors import StagingError
 from serve_app.staging.starts import Start

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.capacity import batch_sizes
 from serve_app.config import AppConfig
+from serve_app.config.capacity import batch_sizes
 from serve_app.demo import CACHE, VOCABULARY_NAME
 from serve_app.demo.unfolding import VOCABULARY_FILE, unfold
 from serve_app.engine_arguments import engine_arguments

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from serve_app.capacity import (
+from serve_app.config.capacity import (
     batch_sizes,
     capture_sizes,
     describe_coverage,

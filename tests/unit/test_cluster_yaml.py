@@ -18,8 +18,8 @@ import yaml
 from moto import mock_aws
 
 from serve_app.config import read_config
+from serve_app.config.fast_paths import HA_PROXY, ON, THROUGHPUT_OPTIMIZED
 from serve_app.deployment_options import engine_options, ingress_options
-from serve_app.fast_paths import HA_PROXY, ON, THROUGHPUT_OPTIMIZED
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from serve_app.config import AppConfig
+from serve_app.config.overrides import DERIVED, MERGED
 from serve_app.engine_arguments import engine_arguments
-from serve_app.overrides import DERIVED, MERGED
 
 SPECULATOR = {"source": "hf:a/b", "num_draft_tokens": 3}
 

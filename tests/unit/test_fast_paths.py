@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from serve_app.config import AppConfig, read_config
-from serve_app.fast_paths import HA_PROXY, THROUGHPUT_OPTIMIZED, MissingFastPath, missing
+from serve_app.config.fast_paths import HA_PROXY, THROUGHPUT_OPTIMIZED, MissingFastPath, missing
 from serve_app.plan import __main__ as plan
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.capacity import capture_sizes
+from serve_app.config.capacity import capture_sizes
 from serve_app.graph_report import GraphReport, GraphsMissingError, check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's

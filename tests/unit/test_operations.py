@@ -16,7 +16,7 @@ from moto.iam.policy_validation import IAMPolicyDocumentValidator
 
 from serve_app import sealing_key, stage
 from serve_app.config import AppConfig
-from serve_app.config_sections import IngressConfig
+from serve_app.config.sections import IngressConfig
 from serve_app.deployment_options import engine_options, ingress_options
 
 ROOT = Path(__file__).parents[2]

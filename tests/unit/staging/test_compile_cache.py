@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.config_sections import StagingConfig
+from serve_app.config.sections import StagingConfig
 from serve_app.staging import cache_folder, cache_publisher, compile_cache
 from serve_app.staging.cache_folder import VARIABLES, CacheFolder, Mark, travels
 from serve_app.staging.compile_cache import CompileCache

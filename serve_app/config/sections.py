@@ -1,4 +1,4 @@
-"""The parts of the config tree: `serve_app.config` puts them together. Defaults stand beside the fields."""
+"""The parts of the config tree: `tree` puts them together. Defaults stand beside the fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from serve_app import overrides
+from serve_app.config import overrides
 
 MIB_BYTES = 1024 * 1024
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from serve_app.capacity import (
+from serve_app.config.capacity import (
     describe_coverage,
     describe_decode_tokens,
     max_decode_tokens,

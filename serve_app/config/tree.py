@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
-from serve_app import config_errors, graph_rules
-from serve_app.capacity import max_decode_tokens
-from serve_app.config_errors import ConfigError, did_you_mean
-from serve_app.config_sections import (
+from serve_app.config import errors, graph_rules
+from serve_app.config.capacity import max_decode_tokens
+from serve_app.config.errors import ConfigError, did_you_mean
+from serve_app.config.sections import (
     AdmissionConfig,
     EngineConfig,
     IngressConfig,
@@ -24,23 +24,7 @@ from serve_app.config_sections import (
     Section,
     Speculator,
     StagingConfig,
-    TimedConfig,
 )
-
-__all__ = [
-    "AdmissionConfig",
-    "AppConfig",
-    "ConfigError",
-    "EngineConfig",
-    "IngressConfig",
-    "ModelSource",
-    "Speculator",
-    "StagingConfig",
-    "TimedConfig",
-    "check_overrides",
-    "describe_errors",
-    "read_config",
-]
 
 IMPORT_PATH = "serve_app.app:build"
 
@@ -138,7 +122,7 @@ class AppConfig(Section):
 
 def describe_errors(error: ValidationError) -> str:
     """Returns one line for each problem in an `AppConfig`: key path, value, what is allowed."""
-    return config_errors.describe_errors(error, AppConfig)
+    return errors.describe_errors(error, AppConfig)
 
 
 def check_overrides(config: AppConfig, argument_names: Collection[str]) -> None:

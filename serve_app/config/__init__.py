@@ -1,0 +1,37 @@
+"""The config: the `args` of a Serve application, as one frozen tree, and what follows from it alone.
+
+tree.py         the tree and how a file is read
+sections.py     its parts, with defaults and descriptions
+errors.py       what is wrong with a config, in words
+overrides.py    which vLLM arguments may be set by hand, and how they are merged
+graph_rules.py  which settings would take away the CUDA graphs of full decode batches
+capacity.py     tokens in a step and CUDA-graph capture sizes, from `max_concurrent_requests`
+fast_paths.py   which fast paths a service leaves unused, and what each costs
+"""
+
+from serve_app.config.errors import ConfigError
+from serve_app.config.sections import (
+    AdmissionConfig,
+    EngineConfig,
+    IngressConfig,
+    ModelSource,
+    Speculator,
+    StagingConfig,
+    TimedConfig,
+)
+from serve_app.config.tree import AppConfig, check_overrides, describe_errors, read_config
+
+__all__ = [
+    "AdmissionConfig",
+    "AppConfig",
+    "ConfigError",
+    "EngineConfig",
+    "IngressConfig",
+    "ModelSource",
+    "Speculator",
+    "StagingConfig",
+    "TimedConfig",
+    "check_overrides",
+    "describe_errors",
+    "read_config",
+]
