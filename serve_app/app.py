@@ -13,7 +13,7 @@ from serve_app.deployment_options import engine_options, gate_options, ingress_o
 from serve_app.engine import Engine
 from serve_app.gate import Gate
 from serve_app.ingress import Ingress
-from serve_app.timed_engine import TimedEngine
+from serve_app.timed.engine import TimedEngine
 
 logger = logging.getLogger("ray.serve")
 

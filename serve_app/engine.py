@@ -8,13 +8,15 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
-from serve_app import sources, vocabulary, warm_up
+from serve_app import sources
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
-from serve_app.messages import GenerateRequest
+from serve_app.harmony import vocabulary_file as vocabulary
 from serve_app.staging import starts, timeline
 from serve_app.staging.timeline import Timeline
 from serve_app.stall import leave_if_stalled
+from serve_app.transport.requests import GenerateRequest
+from serve_app.warm_up import rounds as warm_up
 
 if TYPE_CHECKING:
     from serve_app.vllm_adapter import TokenEngine

@@ -14,7 +14,7 @@ from serve_app.admission.policy import Admission
 from serve_app.admission.rules import admission_rules
 from serve_app.admission.server import GateServer
 from serve_app.config import AppConfig
-from serve_app.step_frames import FrameAddress
+from serve_app.transport.frames import FrameAddress
 
 
 class Gate:

@@ -14,7 +14,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.util import get_node_ip_address
 
-from serve_app import readiness, sources, vocabulary
+from serve_app import readiness, sources
 from serve_app.admission import places
 from serve_app.admission.client import MESSAGES, GateClient
 from serve_app.admission.messages import Reason
@@ -23,10 +23,11 @@ from serve_app.admission.policy import NO_ENGINE_RETRY_S
 from serve_app.admission.rules import Rules, admission_rules
 from serve_app.config import AppConfig
 from serve_app.errors import EngineLostError, EngineUnavailableError, ServiceError
-from serve_app.frame_sockets import FrameReceiver
-from serve_app.messages import GenerateRequest
+from serve_app.harmony import vocabulary_file as vocabulary
 from serve_app.sealing_key import sealing_key
-from serve_app.step_frames import AnswerSequence, FrameAddress
+from serve_app.transport.frames import AnswerSequence, FrameAddress
+from serve_app.transport.requests import GenerateRequest
+from serve_app.transport.sockets import FrameReceiver
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

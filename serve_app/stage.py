@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from serve_app import sources, vocabulary
+from serve_app import sources
 from serve_app.config.sections import CONCURRENCY, MIB_BYTES, RANGE_BYTES, StagingConfig
+from serve_app.harmony import vocabulary_file as vocabulary
+from serve_app.harmony.vocabulary_file import VocabularyError
 from serve_app.sources import SourceError
 from serve_app.staging import files, report
 from serve_app.staging.errors import StagingError
@@ -17,7 +19,6 @@ from serve_app.staging.objects import S3Location
 from serve_app.staging.progress import Progress
 from serve_app.staging.publish import publish
 from serve_app.staging.store import Store
-from serve_app.vocabulary import VocabularyError
 
 logger = logging.getLogger("ray.serve")
 

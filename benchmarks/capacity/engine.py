@@ -17,12 +17,13 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from serve_app import vocabulary, warm_up
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
-from serve_app.graph_report import GraphsMissingError
+from serve_app.harmony import vocabulary_file as vocabulary
 from serve_app.staging import starts, timeline
 from serve_app.staging.timeline import Timeline
+from serve_app.vllm_worker.graph_report import GraphsMissingError
+from serve_app.warm_up import rounds as warm_up
 
 
 async def serve(spec: dict[str, Any], results: TextIO) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.serving.stub import StreamingEngine
-from serve_app.messages import GenerateRequest
-from serve_app.step_frames import FrameAddress
-from serve_app.timed_answers import HEADER
+from serve_app.timed.answers import HEADER
+from serve_app.transport.frames import FrameAddress
+from serve_app.transport.requests import GenerateRequest
 
 # Five characters each, as the timed engine's are.
 WORD = " word"

@@ -27,10 +27,10 @@ import httpx2 as httpx
 import yaml
 
 from benchmarks.bare_node import machine
-from serve_app import vocabulary
 from serve_app.bench import Load, Result, run
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
+from serve_app.harmony import vocabulary_file as vocabulary
 
 ROOT = Path(__file__).parents[2]
 MODEL_ID = "openai/gpt-oss-20b"

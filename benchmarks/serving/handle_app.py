@@ -16,9 +16,9 @@ from serve_app.config import AppConfig
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
 from serve_app.gate import Gate
 from serve_app.ingress import Ingress
-from serve_app.messages import GenerateRequest
-from serve_app.step_frames import AnswerSequence, FrameAddress, FrameHeader, Parts
-from serve_app.timed_answers import encode
+from serve_app.timed.answers import encode
+from serve_app.transport.frames import AnswerSequence, FrameAddress, FrameHeader, Parts
+from serve_app.transport.requests import GenerateRequest
 
 
 class HandleEngine(StreamingEngine):

@@ -20,7 +20,7 @@ from benchmarks.serving.processes import ENGINE, INGRESS, PROXY, REST, Cores, cp
 from benchmarks.serving.record import Times
 from serve_app.bench import Exchange, Load, run
 from serve_app.demo import MODEL_NAME
-from serve_app.timed_answers import HEADER, WORD_CHARACTERS
+from serve_app.timed.answers import HEADER, WORD_CHARACTERS
 
 INPUT_TOKENS = 64
 # Until all streams run: opening one costs an ingress some 10 ms.

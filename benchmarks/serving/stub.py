@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from serve_app.config import AppConfig
-from serve_app.messages import GenerateRequest
-from serve_app.step_frames import FrameAddress
-from serve_app.timed_answers import Output
-from serve_app.timed_engine import TimedEngine
+from serve_app.timed.answers import Output
+from serve_app.timed.engine import TimedEngine
+from serve_app.transport.frames import FrameAddress
+from serve_app.transport.requests import GenerateRequest
 
 
 class Stream:

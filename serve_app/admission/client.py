@@ -34,7 +34,7 @@ from serve_app.admission.places import Place
 from serve_app.admission.policy import Admission
 from serve_app.admission.rules import Rules
 from serve_app.errors import EngineUnavailableError, KeyLimitError, OverloadedError, ServiceError
-from serve_app.step_frames import FrameAddress
+from serve_app.transport.frames import FrameAddress
 
 logger = logging.getLogger("ray.serve")
 

@@ -12,7 +12,7 @@ import zmq
 import zmq.asyncio
 
 from serve_app.admission.messages import Event, Join, Joined, Message, Ping, Pong, Unknown
-from serve_app.step_frames import FrameAddress
+from serve_app.transport.frames import FrameAddress
 
 logger = logging.getLogger(__name__)
 

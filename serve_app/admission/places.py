@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol
 
 from serve_app.errors import ServiceError
-from serve_app.messages import GenerateRequest
+from serve_app.transport.requests import GenerateRequest
 
 
 class Owner(Protocol):

@@ -18,7 +18,7 @@ import zmq.asyncio
 from serve_app.admission.alarm import Alarm
 from serve_app.admission.messages import Message, Reason, Refused
 from serve_app.admission.policy import Addressed, Admission
-from serve_app.step_frames import FrameAddress
+from serve_app.transport.frames import FrameAddress
 
 logger = logging.getLogger("ray.serve")
 

@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from serve_app.api.body_limit import BodyLimit
 from serve_app.api.error_forms import ANTHROPIC_ID, OPENAI_ID, error_response
-from serve_app.body_limit import BodyLimit
 from serve_app.errors import ServiceError
 
 GET = ["GET", "HEAD"]

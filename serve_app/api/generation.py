@@ -16,12 +16,12 @@ from serve_app.answers.text import TextReader
 from serve_app.answers.usage import Usage
 from serve_app.api.exchange import Encoder, Exchange, Start
 from serve_app.api.inbox import Inbox, Reason, Step
+from serve_app.api.pace import Pace
 from serve_app.api.sampling import Sampling
 from serve_app.errors import BadRequestError, ModelNotFoundError, SlowClientError
 from serve_app.harmony.conversation import Conversation
 from serve_app.harmony.renderer import PromptTooLongError, Renderer
 from serve_app.harmony.tokens import FIRST_SPECIAL, Vocabulary
-from serve_app.pace import Pace
 
 logger = logging.getLogger("ray.serve")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import openai_harmony as harmony
 
-from serve_app import vocabulary
 from serve_app.client.http import Model, ServiceError
+from serve_app.harmony import vocabulary_file as vocabulary
 
 # When the service does not say how long its context is.
 DEFAULT_MAX_TOKENS = 1024

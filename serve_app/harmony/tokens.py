@@ -17,7 +17,7 @@ from pathlib import Path
 
 from openai_harmony import HarmonyEncoding, HarmonyEncodingName, load_harmony_encoding
 
-from serve_app import vocabulary
+from serve_app.harmony import vocabulary_file as vocabulary
 
 # The first of the special tokens; all below are text.
 FIRST_SPECIAL = 199998

@@ -18,9 +18,9 @@ from serve_app.answers.items import TokenLogprob
 from serve_app.api.inbox import Inbox, Reason
 from serve_app.api.sampling import Sampling
 from serve_app.errors import EngineFailedError, ServiceError, TokensLostError
-from serve_app.frame_sockets import FrameReceiver
-from serve_app.messages import GenerateRequest
-from serve_app.step_frames import AnswerSequence
+from serve_app.transport.frames import AnswerSequence
+from serve_app.transport.requests import GenerateRequest
+from serve_app.transport.sockets import FrameReceiver
 from serve_app.vllm_adapter import wire
 from serve_app.vllm_adapter.sampling_params import SamplingParamsEncoder, client_error
 

@@ -19,17 +19,17 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
-from serve_app import graph_report
 from serve_app.errors import ServiceError
-from serve_app.frame_sockets import FrameLink, FrameSender
-from serve_app.messages import GenerateRequest
 from serve_app.stall import TokenWatch
+from serve_app.transport.requests import GenerateRequest
+from serve_app.transport.sockets import FrameLink, FrameSender
 from serve_app.vllm_adapter import wire
 from serve_app.vllm_adapter.warming import warm_up
-from serve_app.warm_up import Round
+from serve_app.vllm_worker import graph_report
+from serve_app.warm_up.rounds import Round
 
 # What can be called by name in vLLM's workers.
-WORKER_EXTENSION = "serve_app.graph_report.GraphReport"
+WORKER_EXTENSION = "serve_app.vllm_worker.graph_report.GraphReport"
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve_app.warm_up import Round, WarmUpRequest
+from serve_app.warm_up.rounds import Round, WarmUpRequest
 
 logger = logging.getLogger("ray.serve")
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from serve_app.step_frames import Parts
+from serve_app.transport.frames import Parts
 
 
 def new_encoder() -> Callable[[list[EngineCoreOutput]], Parts]:

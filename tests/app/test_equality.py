@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from serve_app import sources, vocabulary
+from serve_app import sources
 from serve_app.config import read_config
 from serve_app.engine_arguments import engine_arguments
+from serve_app.harmony import vocabulary_file as vocabulary
 from tests.app.differences import NAMES, unexplained
 from tests.services import MODEL, ROOT, Service, running
 

@@ -12,7 +12,7 @@ from serve_app.config import AppConfig
 from serve_app.demo import CACHE, MODEL_NAME, SPECULATOR_NAME
 from serve_app.demo.unfolding import unfold
 from serve_app.engine_arguments import engine_arguments
-from serve_app.warm_up import plan
+from serve_app.warm_up.rounds import plan
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 

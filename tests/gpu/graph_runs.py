@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from serve_app.graph_report import GraphReport
+from serve_app.vllm_worker.graph_report import GraphReport
 
 
 class GraphRuns(GraphReport):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serve_app import routing_kernels
+from serve_app.vllm_worker import routing_kernels
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
 

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.body_limit import BodyLimit
+from serve_app.api.body_limit import BodyLimit
 
 LIMIT = 100
 MESSAGE = "the request body is larger than 100 bytes, the most that is accepted"

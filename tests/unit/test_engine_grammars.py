@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serve_app.grammars.engine import IsolatedCompiler
 from serve_app.grammars.text import with_valid_strings
 from serve_app.harmony.tokens import Vocabulary
+from serve_app.vllm_worker.grammars import IsolatedCompiler
 from tests.unit.harmony.grammar_walks import walks
 
 TEXT = r'root ::= (("\"" root_characters{0, 9} "\""))' + "\n" + r"root_characters ::= (([^\"\\\r\n]))"

@@ -12,10 +12,10 @@ import zmq
 import zmq.asyncio
 import zmq.utils.monitor
 
-from serve_app import frame_sockets
 from serve_app.errors import IngressBlockedError
-from serve_app.frame_sockets import FrameReceiver, FrameSender
-from serve_app.step_frames import FrameAddress, FrameHeader, encode_header
+from serve_app.transport import sockets as frame_sockets
+from serve_app.transport.frames import FrameAddress, FrameHeader, encode_header
+from serve_app.transport.sockets import FrameReceiver, FrameSender
 
 Tokens = list[int]
 Received = list[tuple[int, int, Tokens]]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from serve_app.config.capacity import capture_sizes
-from serve_app.graph_report import GraphReport, GraphsMissingError, check
+from serve_app.vllm_worker.graph_report import GraphReport, GraphsMissingError, check
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's
 

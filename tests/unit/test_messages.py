@@ -4,8 +4,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from serve_app.messages import GenerateRequest
-from serve_app.step_frames import FrameAddress
+from serve_app.transport.frames import FrameAddress
+from serve_app.transport.requests import GenerateRequest
 
 SMALL: dict[str, Any] = {
     "request_id": "r-1",

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from serve_app.pace import Pace
+from serve_app.api.pace import Pace
 
 
 class Clock:

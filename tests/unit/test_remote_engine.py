@@ -18,9 +18,9 @@ from serve_app.api.sampling import Sampling
 from serve_app.config import read_config
 from serve_app.engine_arguments import engine_arguments
 from serve_app.errors import BadRequestError, EngineFailedError, EngineLostError, TokensLostError
-from serve_app.frame_sockets import FrameReceiver, FrameSender
-from serve_app.messages import GenerateRequest
-from serve_app.step_frames import AnswerSequence
+from serve_app.transport.frames import AnswerSequence
+from serve_app.transport.requests import GenerateRequest
+from serve_app.transport.sockets import FrameReceiver, FrameSender
 from tests.services import ROOT
 
 # vLLM and what it imports use what is deprecated.
@@ -386,7 +386,7 @@ def test_the_answer_fails_and_can_be_sent_again(mishap: Any, monkeypatch: pytest
 
 def test_what_cannot_be_read_and_what_is_late_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
     async def generate(one: Harness, request: GenerateRequest) -> int:
-        from serve_app.step_frames import FrameHeader, encode_header
+        from serve_app.transport.frames import FrameHeader, encode_header
 
         link = one.sender.open(request.reply_to)
         link.add(10**6, 0, output(1, 2), 2)

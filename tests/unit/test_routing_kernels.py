@@ -11,8 +11,8 @@ import pytest
 import triton
 import triton.language as tl
 
-from serve_app import routing_kernels
-from serve_app.routing_kernels import replace, with_integer
+from serve_app.vllm_worker import routing_kernels
+from serve_app.vllm_worker.routing_kernels import replace, with_integer
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.msgpack import encode
 
 from serve_app.errors import TokensLostError
-from serve_app.step_frames import AnswerSequence, Frame, FrameHeader, decode_header, encode_header
+from serve_app.transport.frames import AnswerSequence, Frame, FrameHeader, decode_header, encode_header
 
 Tokens = list[int]
 

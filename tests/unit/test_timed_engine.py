@@ -14,13 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from serve_app import timed_engine
 from serve_app.config import AppConfig
 from serve_app.demo import CACHE
 from serve_app.demo.unfolding import unfold
-from serve_app.frame_sockets import FrameReceiver
-from serve_app.messages import GenerateRequest
-from serve_app.timed_answers import (
+from serve_app.timed import engine as timed_engine
+from serve_app.timed.answers import (
     HEADER,
     LENGTH,
     MAX_TOKENS,
@@ -35,7 +33,9 @@ from serve_app.timed_answers import (
     encode,
     merge,
 )
-from serve_app.timed_engine import StepClock, TimedEngine
+from serve_app.timed.engine import StepClock, TimedEngine
+from serve_app.transport.requests import GenerateRequest
+from serve_app.transport.sockets import FrameReceiver
 
 TIMEOUT_S = 30.0
 MAX_MODEL_LEN = 1024
@@ -43,7 +43,7 @@ RATE = 250.0
 
 
 def make_request(call: int = 0, prompt: list[int] | None = None, **params: Any) -> GenerateRequest:
-    from serve_app.step_frames import FrameAddress
+    from serve_app.transport.frames import FrameAddress
 
     return GenerateRequest(
         request_id=f"chatcmpl-{call}-abc",
@@ -306,8 +306,8 @@ def test_it_rests_and_goes_on() -> None:
 
 
 def test_an_ingress_that_does_not_read_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serve_app import frame_sockets
     from serve_app.errors import IngressBlockedError
+    from serve_app.transport import sockets as frame_sockets
 
     monkeypatch.setattr(frame_sockets, "MAX_WAITING_TOKENS", 5)
 

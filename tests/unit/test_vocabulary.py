@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from serve_app import vocabulary
 from serve_app.demo.unfolding import VOCABULARY_FILE, VOCABULARY_SHA256, vocabulary_bytes
-from serve_app.vocabulary import VARIABLE, VocabularyError, from_tokenizer, install
+from serve_app.harmony import vocabulary_file as vocabulary
+from serve_app.harmony.vocabulary_file import VARIABLE, VocabularyError, from_tokenizer, install
 
 # Nothing but a folder could answer: there is no such proxy, and no other copy in the temporary folder.
 PROGRAM = """

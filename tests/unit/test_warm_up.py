@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from serve_app import step_shapes
 from serve_app.config import AppConfig
 from serve_app.config.capacity import batch_sizes, capture_sizes
-from serve_app.warm_up import FEATURES, NOT_WITH_DRAFTS, Round, WarmUpRequest, plan
+from serve_app.warm_up import step_shapes
+from serve_app.warm_up.rounds import FEATURES, NOT_WITH_DRAFTS, Round, WarmUpRequest, plan
 
 SPECULATOR = {"source": "hf:a/b", "num_draft_tokens": 3}
 

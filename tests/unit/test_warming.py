@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.warm_up import FEATURES, Round, WarmUpRequest
+from serve_app.warm_up.rounds import FEATURES, Round, WarmUpRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's
 

@@ -18,7 +18,7 @@ from serve_app.admission.messages import Event, Join, Joined, Message, Ping, Unk
 from serve_app.admission.policy import Addressed, Admission
 from serve_app.admission.rules import Rules
 from serve_app.admission.server import GateServer
-from serve_app.step_frames import FrameAddress
+from serve_app.transport.frames import FrameAddress
 
 # After this long a test has failed.
 TIMEOUT_S = 8.0

@@ -8,8 +8,8 @@ import pytest
 from serve_app.admission import places
 from serve_app.admission.places import Place
 from serve_app.errors import OverloadedError
-from serve_app.messages import GenerateRequest
-from serve_app.step_frames import FrameAddress
+from serve_app.transport.frames import FrameAddress
+from serve_app.transport.requests import GenerateRequest
 
 TIMEOUT_S = 10.0
 

@@ -16,7 +16,7 @@ from benchmarks.serving.points import Window, figures, kept_up
 from benchmarks.serving.processes import Cores
 from benchmarks.serving.record import Record
 from serve_app.bench import Exchange
-from serve_app.timed_answers import HEADER, WORD_CHARACTERS
+from serve_app.timed.answers import HEADER, WORD_CHARACTERS
 
 MS = 1_000_000
 WINDOW = Window(

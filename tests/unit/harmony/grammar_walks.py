@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from serve_app.grammars.engine import IsolatedCompiler
 from serve_app.grammars.vocabulary import STOP_TOKENS, grammar_vocabulary
 from serve_app.grammars.worker import load_xgrammar
 from serve_app.harmony.tokens import FIRST_SPECIAL, Vocabulary
+from serve_app.vllm_worker.grammars import IsolatedCompiler
 
 ROOT = Path(__file__).parents[3]
 MAX_TOKENS = 160

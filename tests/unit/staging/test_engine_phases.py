@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from serve_app.staging import starts
-from serve_app.staging.engine_phases import RUNNER_METHODS, WORKER_METHODS, watch
 from serve_app.staging.starts import Start
 from serve_app.staging.timeline import CAPTURE, COMPILE, KERNELS, PROFILE, WEIGHTS
+from serve_app.vllm_worker.phases import RUNNER_METHODS, WORKER_METHODS, watch
 
 
 class Runner:

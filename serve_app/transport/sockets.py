@@ -18,7 +18,7 @@ import zmq
 import zmq.asyncio
 
 from serve_app.errors import IngressBlockedError
-from serve_app.step_frames import Frame, FrameAddress, FrameHeader, Parts, decode_header, encode_header
+from serve_app.transport.frames import Frame, FrameAddress, FrameHeader, Parts, decode_header, encode_header
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import zlib
 
 import msgspec
 
-from serve_app.messages import GenerateRequest
-from serve_app.step_frames import Parts
+from serve_app.transport.frames import Parts
+from serve_app.transport.requests import GenerateRequest
 
 # Ids of o200k_harmony: <|channel|>final<|message|>, which an answer begins with, and <|return|>, its end.
 HEADER = [200005, 17196, 200008]

@@ -19,10 +19,10 @@ import msgspec
 
 from serve_app.config import AppConfig
 from serve_app.errors import IngressBlockedError
-from serve_app.frame_sockets import FrameLink, FrameSender
-from serve_app.messages import GenerateRequest
 from serve_app.stall import TokenWatch, leave_if_stalled
-from serve_app.timed_answers import Answer, Output, Vocabulary, encode, merge
+from serve_app.timed.answers import Answer, Output, Vocabulary, encode, merge
+from serve_app.transport.requests import GenerateRequest
+from serve_app.transport.sockets import FrameLink, FrameSender
 
 RECORD_BUFFER_BYTES = 1 << 20
 

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from serve_app import step_shapes
 from serve_app.config import AppConfig
 from serve_app.config.capacity import batch_sizes, capture_sizes, tokens_per_request
+from serve_app.warm_up import step_shapes
 
 # Steps of decode that a request takes at least: the first comes from prefill, drafts come from the second on.
 STEPS = 4

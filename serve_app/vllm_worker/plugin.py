@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 
-from serve_app import routing_kernels
-from serve_app.grammars import engine as engine_grammars
-from serve_app.staging import engine_phases, timeline
+from serve_app.staging import timeline
+from serve_app.vllm_worker import grammars as engine_grammars
+from serve_app.vllm_worker import phases as engine_phases
+from serve_app.vllm_worker import routing_kernels
 
 
 def install() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from serve_app.step_frames import FrameAddress
+from serve_app.transport.frames import FrameAddress
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

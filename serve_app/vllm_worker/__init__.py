@@ -1,0 +1,8 @@
+"""What this package does inside the processes that vLLM starts: the engine core and its workers.
+
+plugin.py           vLLM calls it in each of them
+grammars.py         how an engine core makes masks of grammars
+phases.py           seconds of a start from inside a worker
+routing_kernels.py  kernels that are compiled once and not for each length of a step
+graph_report.py     which decode batches run in full CUDA graphs; the replica checks what it says
+"""
