@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from serve_app.bench import ceiling  # noqa: E402  # after the path
 from serve_app.bench.runner import versions  # noqa: E402
 from serve_app.demo import CACHE, MODEL_NAME  # noqa: E402
-from serve_app.demo.unfolding import vocabulary_bytes  # noqa: E402
+from serve_app.harmony import vocabulary_file  # noqa: E402
 
 STREAMS, CHUNKS = 64, 256
 SHORT, LONG = 256, 1280  # requests
@@ -146,7 +146,7 @@ def vocabulary_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         key = hashlib.sha1(VOCABULARY_URL.encode(), usedforsecurity=False).hexdigest()
-        (folder / key).write_bytes(vocabulary_bytes())
+        (folder / key).write_bytes(vocabulary_file.packaged())
         yield folder
 
 

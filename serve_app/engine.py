@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from serve_app import sources
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
-from serve_app.harmony import vocabulary_file as vocabulary
+from serve_app.harmony import vocabulary_file
 from serve_app.staging import starts, timeline
 from serve_app.staging.timeline import Timeline
 from serve_app.stall import leave_if_stalled
 from serve_app.transport.requests import GenerateRequest
-from serve_app.warm_up import rounds as warm_up
+from serve_app.warm_up import rounds
 
 if TYPE_CHECKING:
     from serve_app.vllm_adapter import TokenEngine
@@ -55,7 +55,7 @@ class Engine:
                         config.engine.max_concurrent_requests, config.num_draft_tokens
                     )
             with start.phase(timeline.WARM_UP):
-                await self._engine.warm_up(warm_up.plan(config))
+                await self._engine.warm_up(rounds.plan(config))
         freeze_gc_heap()  # see the ingress
         logger.info("%s", starts.read(start.path) or "ready")
         self._cache.publish()
@@ -74,7 +74,7 @@ class Engine:
             self._speculator = await asyncio.to_thread(
                 sources.resolve, config.speculator.source, config.speculator.revision, config.staging
             )
-        await asyncio.to_thread(vocabulary.install, self._model.path)
+        await asyncio.to_thread(vocabulary_file.install, self._model.path)
 
     async def generate(self, request: GenerateRequest) -> int:
         """Sends the tokens of `request` to its ingress, returns their number. Cancelling the call aborts."""

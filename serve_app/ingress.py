@@ -23,7 +23,7 @@ from serve_app.admission.policy import NO_ENGINE_RETRY_S
 from serve_app.admission.rules import Rules, admission_rules
 from serve_app.config import AppConfig
 from serve_app.errors import EngineLostError, EngineUnavailableError, ServiceError
-from serve_app.harmony import vocabulary_file as vocabulary
+from serve_app.harmony import vocabulary_file
 from serve_app.sealing_key import sealing_key
 from serve_app.transport.frames import AnswerSequence, FrameAddress
 from serve_app.transport.requests import GenerateRequest
@@ -54,7 +54,7 @@ class Ingress:
         self._model = await asyncio.to_thread(
             sources.resolve, config.model.source, config.model.revision, config.staging, weights=False
         )
-        await asyncio.to_thread(vocabulary.install, self._model.path)
+        await asyncio.to_thread(vocabulary_file.install, self._model.path)
         key = await asyncio.to_thread(sealing_key, config.ingress.sealing_key_file)
         from serve_app.api.application import new_app
         from serve_app.api.generation import Generator, Limits

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from serve_app import sources
 from serve_app.config.sections import CONCURRENCY, MIB_BYTES, RANGE_BYTES, StagingConfig
-from serve_app.harmony import vocabulary_file as vocabulary
+from serve_app.harmony import vocabulary_file
 from serve_app.harmony.vocabulary_file import VocabularyError
 from serve_app.sources import SourceError
 from serve_app.staging import files, report
@@ -101,7 +101,7 @@ def _publish(options: argparse.Namespace) -> int:
         folder = sources.resolve(options.source, None, StagingConfig()).path
         source, revision = options.source, None
     try:
-        vocabulary.from_tokenizer(Path(folder, vocabulary.TOKENIZER_FILE))
+        vocabulary_file.from_tokenizer(Path(folder, vocabulary_file.TOKENIZER_FILE))
     except FileNotFoundError:
         pass  # speculators have none
     except VocabularyError as error:

@@ -19,11 +19,11 @@ from typing import Any, TextIO
 
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
-from serve_app.harmony import vocabulary_file as vocabulary
+from serve_app.harmony import vocabulary_file
 from serve_app.staging import starts, timeline
 from serve_app.staging.timeline import Timeline
 from serve_app.vllm_worker.graph_report import GraphsMissingError
-from serve_app.warm_up import rounds as warm_up
+from serve_app.warm_up import rounds
 
 
 async def serve(spec: dict[str, Any], results: TextIO) -> None:
@@ -36,7 +36,7 @@ async def serve(spec: dict[str, Any], results: TextIO) -> None:
             from benchmarks.capacity.traffic import Traffic, run
             from serve_app.vllm_adapter import TokenEngine
         model = config.model.source.removeprefix("file:")
-        vocabulary.install(model)
+        vocabulary_file.install(model)
         speculator = config.speculator.source.removeprefix("file:") if config.speculator else None
         arguments = engine_arguments(config, model, speculator)
         if sizes := spec.get("capture_sizes"):
@@ -52,7 +52,7 @@ async def serve(spec: dict[str, Any], results: TextIO) -> None:
                 found["check"] = "passed"
             except GraphsMissingError as error:
                 found["check"] = str(error)
-        rounds = warm_up.plan(config)
+        warm_up = rounds.plan(config)
         with start.phase(timeline.WARM_UP):
             warm_up_begun = time.perf_counter()
             await engine.warm_up(rounds)

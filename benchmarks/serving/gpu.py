@@ -30,7 +30,7 @@ from benchmarks.bare_node import machine
 from serve_app.bench import Load, Result, run
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
-from serve_app.harmony import vocabulary_file as vocabulary
+from serve_app.harmony import vocabulary_file
 
 ROOT = Path(__file__).parents[2]
 MODEL_ID = "openai/gpt-oss-20b"
@@ -259,7 +259,7 @@ def main() -> None:
         "service": app_config(options),
         "points": [],
     }
-    vocabulary.install(options.model)  # inherited by all of them
+    vocabulary_file.install(options.model)  # inherited by all of them
     with contextlib.ExitStack() as stack:
         if {"serve_app", "ray"} & set(options.systems):
             command = ["serve", "run", str(document)]

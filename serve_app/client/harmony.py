@@ -8,7 +8,7 @@ from typing import Any
 import openai_harmony as harmony
 
 from serve_app.client.http import Model, ServiceError
-from serve_app.harmony import vocabulary_file as vocabulary
+from serve_app.harmony import vocabulary_file
 
 # When the service does not say how long its context is.
 DEFAULT_MAX_TOKENS = 1024
@@ -18,7 +18,7 @@ class Conversation:
     """A conversation with one model. A turn is `ask`, sending `request`, and `answer` with what came back."""
 
     def __init__(self, effort: str | None) -> None:
-        vocabulary.install()
+        vocabulary_file.install()
         self.encoding = harmony.load_harmony_encoding(harmony.HarmonyEncodingName.HARMONY_GPT_OSS)
         system = (
             harmony.SystemContent.new()

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from openai_harmony import HarmonyEncoding, HarmonyEncodingName, load_harmony_encoding
 
-from serve_app.harmony import vocabulary_file as vocabulary
+from serve_app.harmony import vocabulary_file
 
 # The first of the special tokens; all below are text.
 FIRST_SPECIAL = 199998
@@ -138,10 +138,10 @@ def _slices(text: str) -> Iterator[str]:
 
 @functools.cache
 def _load() -> Vocabulary:
-    vocabulary.install()
+    vocabulary_file.install()
     encoding = load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
     # A line is a token's bytes in base 64 and its rank, in the order of ranks.
-    words = Path(os.environ[vocabulary.VARIABLE], "o200k_base.tiktoken").read_bytes().split()
+    words = Path(os.environ[vocabulary_file.VARIABLE], "o200k_base.tiktoken").read_bytes().split()
     token_bytes = list(map(binascii.a2b_base64, words[::2]))
     names = (encoding.decode([token]) for token in range(FIRST_SPECIAL, NUM_TOKENS))
     token_bytes += [name.encode() for name in names]

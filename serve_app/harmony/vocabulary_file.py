@@ -10,13 +10,19 @@ import base64
 import hashlib
 import json
 import logging
+import lzma
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from serve_app.demo import CACHE, VOCABULARY_NAME
-from serve_app.demo.unfolding import VOCABULARY_SHA256, place_vocabulary, vocabulary_bytes
+from serve_app import folders
 
 VARIABLE = "TIKTOKEN_ENCODINGS_BASE"
+FILE_NAME = "o200k_base.tiktoken"
+SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
+PACKAGED = Path(__file__).parent / "data" / f"{FILE_NAME}.xz"
+CACHE = Path("~/.cache/serve_app/vocabulary").expanduser()
+"""The folder of this node."""
 TOKENIZER_FILE = "tokenizer.json"
 
 logger = logging.getLogger("ray.serve")
@@ -34,20 +40,47 @@ def install(checkpoint: str | Path | None = None) -> None:
     already names is left alone. Must run before openai-harmony is first used.
     """
     if not os.environ.get(VARIABLE):
-        place_vocabulary(CACHE / VOCABULARY_NAME, lambda: _content(checkpoint))
-        os.environ[VARIABLE] = str(CACHE / VOCABULARY_NAME)
+        place(CACHE, lambda: _content(checkpoint))
+        os.environ[VARIABLE] = str(CACHE)
+
+
+def place(folder: Path, content: Callable[[], bytes]) -> bool:
+    """Makes `folder`, one that openai-harmony can be given in `TIKTOKEN_ENCODINGS_BASE`.
+
+    `content` is asked for only where the folder is not complete, and returns the verified vocabulary. True if
+    it was written.
+    """
+    return folders.place(folder, SHA256, lambda made: _write(made, content()))
+
+
+def packaged() -> bytes:
+    """Returns the package's own copy, with its SHA-256 verified."""
+    content = lzma.decompress(PACKAGED.read_bytes())
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != SHA256:
+        raise ValueError(f"the packaged vocabulary is damaged: sha256 {digest}, not {SHA256}")
+    return content
+
+
+def write_packaged(folder: Path) -> None:
+    """Writes the package's own copy into `folder`."""
+    _write(folder, packaged())
+
+
+def _write(folder: Path, content: bytes) -> None:
+    (folder / FILE_NAME).write_bytes(content)
 
 
 def _content(checkpoint: str | Path | None) -> bytes:
     if checkpoint is None:
-        return vocabulary_bytes()
+        return packaged()
     try:
         return from_tokenizer(Path(checkpoint, TOKENIZER_FILE))
     except FileNotFoundError:
-        return vocabulary_bytes()
+        return packaged()
     except VocabularyError as error:
         logger.warning("%s; rendering harmony with the package's own vocabulary", error)
-        return vocabulary_bytes()
+        return packaged()
 
 
 def from_tokenizer(path: Path) -> bytes:
@@ -66,10 +99,10 @@ def from_tokenizer(path: Path) -> bytes:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise VocabularyError(f"{path} is no byte-level tokenizer: {error!r}") from error
     digest = hashlib.sha256(content).hexdigest()
-    if digest != VOCABULARY_SHA256:
+    if digest != SHA256:
         raise VocabularyError(
             f"{path} does not hold harmony's vocabulary: its {len(tokens):,} tokens have the "
-            f"SHA-256 {digest}, and o200k_base has {VOCABULARY_SHA256}"
+            f"SHA-256 {digest}, and o200k_base has {SHA256}"
         )
     return content
 

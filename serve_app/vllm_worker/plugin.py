@@ -14,9 +14,7 @@ from pathlib import Path
 import torch
 
 from serve_app.staging import timeline
-from serve_app.vllm_worker import grammars as engine_grammars
-from serve_app.vllm_worker import phases as engine_phases
-from serve_app.vllm_worker import routing_kernels
+from serve_app.vllm_worker import grammars, phases, routing_kernels
 
 
 def install() -> None:
@@ -31,8 +29,8 @@ def install() -> None:
     if path := os.environ.get(timeline.VARIABLE):
         from vllm.v1.worker.worker_base import WorkerWrapperBase
 
-        engine_phases.watch(WorkerWrapperBase, Path(path))
-    engine_grammars.install()
+        phases.watch(WorkerWrapperBase, Path(path))
+    grammars.install()
     # The question also gives vLLM's own copy the name `triton_kernels`.
     if current_platform.is_cuda() and has_triton_kernels():
         routing_kernels.install()

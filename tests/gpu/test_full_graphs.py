@@ -16,8 +16,9 @@ import pytest
 from serve_app.config import AppConfig
 from serve_app.config.capacity import batch_sizes
 from serve_app.demo import CACHE, VOCABULARY_NAME
-from serve_app.demo.unfolding import VOCABULARY_FILE, unfold
+from serve_app.demo.unfolding import unfold
 from serve_app.engine_arguments import engine_arguments
+from serve_app.harmony.vocabulary_file import FILE_NAME
 from tests.services import ROOT
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]
@@ -31,7 +32,7 @@ NUM_TOKENS = 200
 def checkpoints(tmp_path: Path) -> Path:
     """A folder with model and speculator: 4 GB that follow a chain of words."""
     unfold(CACHE)
-    vocabulary = CACHE / VOCABULARY_NAME / VOCABULARY_FILE
+    vocabulary = CACHE / VOCABULARY_NAME / FILE_NAME
     command = [sys.executable, "-m", "benchmarks.serving.weights", str(tmp_path), str(vocabulary)]
     subprocess.run([*command, "--layers", "4"], cwd=ROOT, check=True)
     return tmp_path

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.demo.unfolding import VOCABULARY_FILE, VOCABULARY_SHA256, vocabulary_bytes
-from serve_app.harmony import vocabulary_file as vocabulary
-from serve_app.harmony.vocabulary_file import VARIABLE, VocabularyError, from_tokenizer, install
+from serve_app.harmony import vocabulary_file
+from serve_app.harmony.vocabulary_file import (
+    FILE_NAME,
+    SHA256,
+    VARIABLE,
+    VocabularyError,
+    from_tokenizer,
+    install,
+)
 
 # Nothing but a folder could answer: there is no such proxy, and no other copy in the temporary folder.
 PROGRAM = """
@@ -20,7 +26,7 @@ print(encoding.encode("hello<|return|>", allowed_special="all"))
 
 
 def test_a_folder_that_is_set_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "CACHE", tmp_path)
+    monkeypatch.setattr(vocabulary_file, "CACHE", tmp_path / "cache")
     monkeypatch.setenv(VARIABLE, "/somewhere/else")
     install()
     assert os.environ[VARIABLE] == "/somewhere/else"
@@ -31,26 +37,26 @@ def test_a_folder_that_is_set_is_left_alone(tmp_path: Path, monkeypatch: pytest.
 def test_install_unfolds_and_names_the_folder(
     tmp_path: Path, before: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vocabulary, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(vocabulary_file, "CACHE", tmp_path / "cache")
     monkeypatch.setenv(VARIABLE, "")  # so that it is put back in the end
     if before is None:
         monkeypatch.delenv(VARIABLE)
     install()
-    folder = tmp_path / "cache" / "vocabulary"
+    folder = tmp_path / "cache"
     assert os.environ[VARIABLE] == str(folder)
-    content = (folder / VOCABULARY_FILE).read_bytes()
-    assert hashlib.sha256(content).hexdigest() == VOCABULARY_SHA256
+    content = (folder / FILE_NAME).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == SHA256
 
     # A second process of the node finds it there.
-    stamp = (folder / VOCABULARY_FILE).stat().st_mtime_ns
+    stamp = (folder / FILE_NAME).stat().st_mtime_ns
     os.environ[VARIABLE] = ""
     install()
     assert os.environ[VARIABLE] == str(folder)
-    assert (folder / VOCABULARY_FILE).stat().st_mtime_ns == stamp
+    assert (folder / FILE_NAME).stat().st_mtime_ns == stamp
 
 
 def test_harmony_loads_with_it_and_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vocabulary, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(vocabulary_file, "CACHE", tmp_path / "cache")
     monkeypatch.setenv(VARIABLE, "")
     install()
     nowhere = dict.fromkeys(("https_proxy", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
@@ -66,16 +72,15 @@ def test_harmony_loads_with_it_and_without_a_network(tmp_path: Path, monkeypatch
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from serve_app.demo.tokenizer import write_tokenizer
-    from serve_app.demo.unfolding import place_vocabulary
 
     folder = tmp_path_factory.mktemp("tokenizer")
-    place_vocabulary(folder / "vocabulary")
-    write_tokenizer(folder / "vocabulary" / VOCABULARY_FILE, folder)
+    vocabulary_file.place(folder / "vocabulary", vocabulary_file.packaged)
+    write_tokenizer(folder / "vocabulary" / FILE_NAME, folder)
     return folder / "tokenizer.json"
 
 
 def test_it_is_rebuilt_from_a_tokenizer(tokenizer: Path) -> None:
-    assert hashlib.sha256(from_tokenizer(tokenizer)).hexdigest() == VOCABULARY_SHA256
+    assert hashlib.sha256(from_tokenizer(tokenizer)).hexdigest() == SHA256
 
 
 def test_another_vocabulary_is_noticed(tokenizer: Path, tmp_path: Path) -> None:
@@ -101,27 +106,29 @@ def test_no_byte_level_tokenizer(content: str, tmp_path: Path) -> None:
 def test_install_rebuilds_it_and_falls_back_on_the_package(
     tokenizer: Path, tmp_path: Path, has_tokenizer: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vocabulary, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(vocabulary_file, "CACHE", tmp_path / "cache")
     monkeypatch.setenv(VARIABLE, "")
     asked: list[str] = []
 
+    verified = vocabulary_file.packaged()
+
     def packaged() -> bytes:
         asked.append("package")
-        return vocabulary_bytes()
+        return verified
 
-    monkeypatch.setattr(vocabulary, "vocabulary_bytes", packaged)
+    monkeypatch.setattr(vocabulary_file, "packaged", packaged)
     install(tokenizer.parent if has_tokenizer else tmp_path)
     assert asked == ([] if has_tokenizer else ["package"])
-    content = (tmp_path / "cache" / "vocabulary" / VOCABULARY_FILE).read_bytes()
-    assert hashlib.sha256(content).hexdigest() == VOCABULARY_SHA256
+    content = (tmp_path / "cache" / FILE_NAME).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == SHA256
 
 
 def test_a_model_with_another_tokenizer_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(vocabulary, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(vocabulary_file, "CACHE", tmp_path / "cache")
     monkeypatch.setenv(VARIABLE, "")
     (tmp_path / "tokenizer.json").write_text("{}")
     install(tmp_path)
     assert "is no byte-level tokenizer" in caplog.text
-    assert (tmp_path / "cache" / "vocabulary" / VOCABULARY_FILE).is_file()
+    assert (tmp_path / "cache" / FILE_NAME).is_file()

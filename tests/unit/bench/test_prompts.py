@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from serve_app.bench.load import Load
 from serve_app.bench.prompts import WORDS, body, prompt
-from serve_app.demo.unfolding import vocabulary_bytes
+from serve_app.harmony import vocabulary_file
 
 # A block of vLLM's prefix cache.
 BLOCK_TOKENS = 16
@@ -13,7 +13,7 @@ BLOCK_TOKENS = 16
 
 def test_each_word_is_one_token() -> None:
     """o200k splits text before a space and a word, and what is in the vocabulary is one token."""
-    tokens = {base64.b64decode(line.split()[0]) for line in vocabulary_bytes().splitlines()}
+    tokens = {base64.b64decode(line.split()[0]) for line in vocabulary_file.packaged().splitlines()}
     assert len(WORDS) == len(set(WORDS)) == 256
     assert [word for word in WORDS if f" {word}".encode() not in tokens] == []
     assert all(word.isalpha() and word.islower() for word in WORDS)

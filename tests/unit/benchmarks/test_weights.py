@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from benchmarks.serving import chain, weights
 from benchmarks.serving.chain import Floats
-from serve_app.demo.unfolding import vocabulary_bytes
+from serve_app.harmony import vocabulary_file
 
 SHAPE = replace(
     weights.FULL,
@@ -25,7 +25,7 @@ Rows = slice | list[int]
 DRAFT_ROWS = 4000
 ASSISTANT, MESSAGE = 173781, chain.MESSAGE
 OUTSIDE = [0, 1000, 150_000, 200_002, 201_087]
-VOCABULARY = vocabulary_bytes()
+VOCABULARY = vocabulary_file.packaged()
 LINKS = chain.chain(VOCABULARY)
 # A part of the vocabulary is enough to look at.
 SHOWN = sorted({*LINKS.tokens, *range(0, SHAPE.vocab_size, 16)})

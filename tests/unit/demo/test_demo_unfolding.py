@@ -9,7 +9,8 @@ import pytest
 
 from serve_app.demo import DATA
 from serve_app.demo.shape import SHAPE, generation_config, model_config
-from serve_app.demo.unfolding import VOCABULARY_SHA256, unfold, vocabulary_bytes
+from serve_app.demo.unfolding import unfold
+from serve_app.harmony.vocabulary_file import SHA256, packaged
 
 MEBIBYTE = 2**20
 
@@ -19,7 +20,7 @@ def test_committed_data_is_small() -> None:
 
 
 def test_vocabulary_is_the_published_one() -> None:
-    assert hashlib.sha256(vocabulary_bytes()).hexdigest() == VOCABULARY_SHA256
+    assert hashlib.sha256(packaged()).hexdigest() == SHA256
 
 
 def test_configuration_says_what_gpt_oss_says() -> None:
@@ -53,7 +54,7 @@ def test_unfolds_once(tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors", "tokenizer.json", "generation_config.json"):
         assert (model / name).is_file()
     vocabulary = (tmp_path / "vocabulary" / "o200k_base.tiktoken").read_bytes()
-    assert hashlib.sha256(vocabulary).hexdigest() == VOCABULARY_SHA256
+    assert hashlib.sha256(vocabulary).hexdigest() == SHA256
     with safe_open(model / "model.safetensors", "pt") as tensors:
         assert tensors.get_slice("lm_head.weight").get_shape() == [201088, SHAPE.hidden_size]
         assert tensors.get_tensor("model.layers.0.mlp.experts.down_proj_blocks").dtype == torch.uint8
