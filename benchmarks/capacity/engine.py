@@ -52,12 +52,12 @@ async def serve(spec: dict[str, Any], results: TextIO) -> None:
                 found["check"] = "passed"
             except GraphsMissingError as error:
                 found["check"] = str(error)
-        warm_up = rounds.plan(config)
+        plan = rounds.plan(config)
         with start.phase(timeline.WARM_UP):
             warm_up_begun = time.perf_counter()
-            await engine.warm_up(rounds)
+            await engine.warm_up(plan)
             found["warm_up_s"] = round(time.perf_counter() - warm_up_begun, 2)
-    found |= {"ready_s": round(time.perf_counter() - begun, 1), "warm_up_rounds": len(rounds)}
+    found |= {"ready_s": round(time.perf_counter() - begun, 1), "warm_up_rounds": len(plan)}
     if known := starts.read(start.path):
         found["phases_s"] = known.phases_s
     print(json.dumps(found), file=results, flush=True)

@@ -17,7 +17,7 @@ from serve_app.config import AppConfig, read_config
 from serve_app.config.fast_paths import HA_PROXY, THROUGHPUT_OPTIMIZED, MissingFastPath, missing
 from serve_app.plan import __main__ as plan
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 SWITCHES = {HA_PROXY: "1", THROUGHPUT_OPTIMIZED: "1"}
 FOLDER = {"source": "file:/models/gpt-oss-20b"}
 CACHE = {"compile_cache": "s3://bucket/compile-cache"}

@@ -11,7 +11,7 @@ from serve_app.config import AppConfig, read_config
 from serve_app.plan import __main__ as plan
 from serve_app.plan.memory import GIB_BYTES
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 H100_BYTES = int(plan.H100_MEMORY_GIB * GIB_BYTES)
 LAYER = {
     "hidden_size": 128,

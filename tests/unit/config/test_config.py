@@ -17,7 +17,7 @@ from serve_app.config import (
     read_config,
 )
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 ENGINE: dict[str, Any] = {"max_concurrent_requests": 4}
 
 
