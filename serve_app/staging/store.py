@@ -4,7 +4,7 @@ FOLDER/NAME-DIGEST/     a complete version, and nothing else has such a name
 FOLDER/.partial/DIGEST  one on its way (`partial`)
 FOLDER/.locks/DIGEST    held by the process that downloads it
 FOLDER/.in-use/DIGEST   shared by the processes that use it; its time is the version's last use
-FOLDER/.evicted/...     on its way out (`room`)
+FOLDER/.evicted/...     on its way out (`eviction`)
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from serve_app.staging import manifest as manifests
 from serve_app.staging import objects
 from serve_app.staging.download import Download
 from serve_app.staging.errors import NotPublishedError, StagingError
+from serve_app.staging.eviction import make_room
 from serve_app.staging.locks import Lock, exclusive
 from serve_app.staging.manifest import Manifest
 from serve_app.staging.objects import S3Location
 from serve_app.staging.partial import PartialFolder, raise_if_full
 from serve_app.staging.progress import Progress, follow
-from serve_app.staging.room import make_room
 from serve_app.staging.watchdog import Watchdog
 
 if TYPE_CHECKING:

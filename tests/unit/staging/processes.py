@@ -16,7 +16,7 @@ from typing import Any
 
 import boto3
 
-from serve_app.staging import objects, publish, room, store
+from serve_app.staging import eviction, objects, publish, store
 from serve_app.staging.errors import StagingError
 from serve_app.staging.objects import S3Location
 from serve_app.staging.progress import Progress
@@ -68,7 +68,7 @@ def work(job: Job, connection: Connection) -> None:
         AWS_SECRET_ACCESS_KEY="test",
         AWS_DEFAULT_REGION="us-east-1",
     )
-    modules = {"objects": objects, "room": room, "store": store}
+    modules = {"eviction": eviction, "objects": objects, "store": store}
     for (module, name), value in job.settings.items():
         setattr(modules[module], name, value)
     if job.kill_at_step is not None:

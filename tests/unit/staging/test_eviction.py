@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.staging import room
+from serve_app.staging import eviction
 from serve_app.staging.errors import NoSpaceError
 from serve_app.staging.locks import Lock
 from serve_app.staging.partial import allocated_bytes
@@ -190,11 +190,11 @@ def test_what_a_killed_process_was_evicting_goes_away(versions: list[Version], t
 def test_a_version_that_another_process_evicts_first(versions: list[Version], tmp_path: Path) -> None:
     for version in versions[:2]:
         stage(version, tmp_path).close()
-    victims = room._by_last_use(tmp_path, "")
+    victims = eviction._by_last_use(tmp_path, "")
     gone = next(victims)
     shutil.rmtree(gone)
-    room._evict(tmp_path, gone)
-    room._evict(tmp_path, next(victims))
+    eviction._evict(tmp_path, gone)
+    eviction._evict(tmp_path, next(victims))
     assert present(tmp_path, versions) == []
 
 
@@ -281,7 +281,7 @@ class TestDisk:
 
     @pytest.fixture(autouse=True)
     def reserve(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(room, "RESERVE_BYTES", 64 * 1024)
+        monkeypatch.setattr(eviction, "RESERVE_BYTES", 64 * 1024)
 
     def test_space_is_checked_before(
         self, versions: list[Version], proxy: FaultProxy, small_disk: Callable[[int], Path]
@@ -356,7 +356,7 @@ class TestDisk:
     ) -> None:
         versions = [put(s3, random_content(number), f"models/v{number}") for number in range(4)]
         disk = small_disk(2 * SIZE + 3 * RANGE_BYTES)
-        settings = {("room", "RESERVE_BYTES"): RANGE_BYTES}
+        settings = {("eviction", "RESERVE_BYTES"): RANGE_BYTES}
         proxy.hold_after(0)
         with ExitStack() as stack:
             processes = [

@@ -1,4 +1,4 @@
-"""Room for a version on the node's disk: the versions used longest ago leave, never one that is in use."""
+"""Eviction: the versions used longest ago leave a node's disk for another, never one that is in use."""
 
 from __future__ import annotations
 
