@@ -16,8 +16,8 @@ from serve_app.answers.text import TextReader
 from serve_app.answers.usage import Usage
 from serve_app.api.exchange import Encoder, Exchange, Start
 from serve_app.api.inbox import Inbox, Reason, Step
-from serve_app.api.pace import Pace
 from serve_app.api.sampling import Sampling
+from serve_app.api.throttle import Throttle
 from serve_app.errors import BadRequestError, ModelNotFoundError, SlowClientError
 from serve_app.harmony.conversation import Conversation
 from serve_app.harmony.renderer import PromptTooLongError, Renderer
@@ -164,14 +164,14 @@ class Generator:
         start = Start(self._served_names[0], int(time.time()), prompts[0], self._vocabulary.bytes_of)
         # Those who wait for stop strings have to look at every step.
         is_whole = not exchange.is_streamed and not exchange.offer.stop
-        pace = Pace(self._limits.max_chunks_per_second if exchange.is_streamed else None)
+        throttle = Throttle(self._limits.max_chunks_per_second if exchange.is_streamed else None)
         run = Run(
             exchange.new_encoder(start),
             lambda: self._new_reader(exchange),
             [prompt for prompt in prompts for _ in range(exchange.num_choices)],
             self._limits.max_unread_tokens if exchange.is_streamed else None,
             is_whole,
-            pace,
+            throttle,
             lambda repairs: self._count_repairs(api, repairs),
         )
         for choice, prompt in enumerate(run.prompts):
@@ -203,7 +203,7 @@ class Run(Generic[Event]):
         prompts: Sequence[Sequence[int]],
         max_unread_tokens: int | None,
         is_whole: bool,
-        pace: Pace,
+        throttle: Throttle,
         count_repairs: Callable[[Iterable[tuple[str, int]]], None],
     ) -> None:
         self.encoder, self.prompts = encoder, prompts
@@ -213,7 +213,7 @@ class Run(Generic[Event]):
         self._readers = [new_reader() for _ in prompts]
         self._ends: dict[int, AnswerEnded] = {}
         self._num_cached = [0] * len(prompts)
-        self._pace, self._count_repairs = pace, count_repairs
+        self._throttle, self._count_repairs = throttle, count_repairs
 
     @property
     def is_over(self) -> bool:
@@ -225,8 +225,8 @@ class Run(Generic[Event]):
 
         Raises the `ServiceError` that ended the answer, after what came before it.
         """
-        if self._pace.is_set:
-            await self._pace.wait()
+        if self._throttle.is_set:
+            await self._throttle.wait()
         events: list[Event] = []
         for choice, step in (await self.inbox.take()).items():
             if choice not in self._ends:

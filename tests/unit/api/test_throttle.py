@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from serve_app.api.pace import Pace
+from serve_app.api.throttle import Throttle
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 
 
 def test_no_cap() -> None:
-    assert not Pace(None).is_set
+    assert not Throttle(None).is_set
 
 
 def test_the_first_at_once_and_the_next_after_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,18 +27,18 @@ def test_the_first_at_once_and_the_next_after_the_interval(monkeypatch: pytest.M
         loop = asyncio.get_running_loop()
         with monkeypatch.context() as patch:
             clock = Clock(patch, loop)
-            pace = Pace(4)
-            assert pace.is_set
-            await pace.wait()
+            throttle = Throttle(4)
+            assert throttle.is_set
+            await throttle.wait()
             assert clock.slept == []
-            await pace.wait()
+            await throttle.wait()
             assert clock.slept == [0.25]
             clock.now += 0.1
-            await pace.wait()
+            await throttle.wait()
             assert clock.slept == [0.25, 0.15]
             clock.now += 10
-            await pace.wait()  # late: no waiting, and nothing to make up for
-            await pace.wait()
+            await throttle.wait()  # late: no waiting, and nothing to make up for
+            await throttle.wait()
             assert clock.slept == [0.25, 0.15, 0.25]
 
     asyncio.run(work())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 
-class Pace:
+class Throttle:
     """Holds back one stream's chunks. Must be used in one event loop."""
 
     def __init__(self, max_per_second: float | None) -> None:
