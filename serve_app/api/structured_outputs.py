@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from serve_app.api.schemas import check_format_schema
+from serve_app.api.schemas.validation import check_format_schema
 from serve_app.errors import BadRequestError
 from serve_app.harmony.grammar import ContentFormat
 

@@ -4,5 +4,6 @@
 - `worker`: such a process, which compiles one grammar after the other
 - `vocabulary`: the vocabulary as grammars see it, in which special tokens are no text
 - `text`: what xgrammar makes of strings whose length is limited, put right
-- `engine`: how an engine core compiles, with that vocabulary and each grammar for itself
+
+How an engine core compiles, with that vocabulary, is `serve_app.vllm_worker.grammars`.
 """

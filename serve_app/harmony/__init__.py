@@ -9,7 +9,7 @@ Pure: neither vLLM nor Ray nor HTTP is known here.
 - `conversation`: what a client has sent, in harmony's terms
 - `history`: which turns of it the model sees again
 - `renderer`: a conversation to a prompt, as token ids; `token_cache` knows texts that come again
-- `tool_schemas`: tools as the prompt shows them; `schema_types` writes what `schema_reader` reads, place by
-  place (`schema_place`, `schema_text`)
+- `tool_schemas`: tools as the prompt shows them
+- `vocabulary_file`: the vocabulary, from the checkpoint and not from the network
 - `grammar`: which token sequences an answer may consist of, for structured output and forced tools
 """

@@ -31,7 +31,7 @@ from serve_app.harmony.conversation import (
 from serve_app.harmony.history import remembered
 from serve_app.harmony.token_cache import TokenCache
 from serve_app.harmony.tokens import CALL, CHANNEL, END, MESSAGE, START, Vocabulary
-from serve_app.harmony.tool_schemas import tools_section, word
+from serve_app.harmony.tool_schemas.section import tools_section, word
 
 MIB = 1024 * 1024
 # Some 5 million tokens of conversations that go on.

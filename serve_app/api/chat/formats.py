@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from serve_app.api import structured_outputs
 from serve_app.api.chat.request import ResponseFormat
-from serve_app.api.schemas import check_format_schema
+from serve_app.api.schemas.validation import check_format_schema
 from serve_app.errors import BadRequestError
 from serve_app.harmony.grammar import ContentFormat
 

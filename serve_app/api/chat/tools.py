@@ -8,7 +8,7 @@ from typing import Any
 
 from serve_app.api.chat.request import ChatRequest, Function, FunctionTool
 from serve_app.api.fields import quoted
-from serve_app.api.schemas import check_format_schema, check_schema
+from serve_app.api.schemas.validation import check_format_schema, check_schema
 from serve_app.api.tool_names import check_tool_name
 from serve_app.errors import BadRequestError
 from serve_app.harmony.conversation import Tool

@@ -19,7 +19,7 @@ from serve_app.api.messages.events import StreamEvent
 from serve_app.api.messages.tools import ToolOffer, is_anthropic, tool_offer
 from serve_app.api.messages.turns import check_end, goes_on, instructions, turns_of
 from serve_app.api.sampling import Sampling
-from serve_app.api.schemas import check_format_schema
+from serve_app.api.schemas.validation import check_format_schema
 from serve_app.api.sealing import Sealer, UnsealError
 from serve_app.errors import BadRequestError
 from serve_app.harmony.conversation import Conversation, Effort, Turn

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from serve_app.api.fields import quoted
 from serve_app.api.messages.body import MessagesRequest, ToolChoiceParam, ToolParam
-from serve_app.api.schemas import check_schema
+from serve_app.api.schemas.validation import check_schema
 from serve_app.api.tool_names import check_tool_name
 from serve_app.errors import BadRequestError
 from serve_app.harmony.conversation import Tool

@@ -10,8 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.api import schema_keywords, schemas
-from serve_app.api.schemas import MAX_BYTES, MAX_DEPTH, MAX_SCHEMAS, check_format_schema, check_schema
+from serve_app.api.schemas import keywords
+from serve_app.api.schemas import validation as schemas
+from serve_app.api.schemas.validation import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_SCHEMAS,
+    check_format_schema,
+    check_schema,
+)
 from serve_app.errors import BadRequestError, body_of
 
 PARAM = "response_format.json_schema.schema"
@@ -163,10 +170,10 @@ def test_large_ones_are_judged_as_quickly(schema: Any, monkeypatch: pytest.Monke
 
 KEYWORDS = sorted(
     {
-        *schema_keywords.CHECKS,
-        *schema_keywords.SCHEMA,
-        *schema_keywords.SCHEMA_LIST,
-        *schema_keywords.SCHEMA_MAP,
+        *keywords.CHECKS,
+        *keywords.SCHEMA,
+        *keywords.SCHEMA_LIST,
+        *keywords.SCHEMA_MAP,
         "items",
         "dependencies",
     }

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from serve_app.harmony.conversation import Tool
-from serve_app.harmony.schema_reader import MAX_WORK
 from serve_app.harmony.tokens import Vocabulary
-from serve_app.harmony.tool_schemas import tools_section, word
+from serve_app.harmony.tool_schemas.reader import MAX_WORK
+from serve_app.harmony.tool_schemas.section import tools_section, word
 
 # What openai-harmony renders right ------------------------------------------------------------------------
 

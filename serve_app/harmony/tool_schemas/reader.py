@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.harmony.schema_place import ANNOTATIONS, CHOICES, SHAPES, Place, Schema, choice_of
+from serve_app.harmony.tool_schemas.place import ANNOTATIONS, CHOICES, SHAPES, Place, Schema, choice_of
 
 # Deeper levels are not looked at. Schemas of tools have some five.
 MAX_DEPTH = 32

@@ -15,8 +15,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from serve_app.api.fields import quoted
-from serve_app.api.schema_keywords import CHECKS, NEWER_DRAFTS, SCHEMA, SCHEMA_LIST, SCHEMA_MAP, names_problem
-from serve_app.api.schema_references import References
+from serve_app.api.schemas.keywords import (
+    CHECKS,
+    NEWER_DRAFTS,
+    SCHEMA,
+    SCHEMA_LIST,
+    SCHEMA_MAP,
+    names_problem,
+)
+from serve_app.api.schemas.references import References
 from serve_app.errors import BadRequestError
 
 # Generous: OpenAI takes 120,000 characters, and tools of real agents have some hundred subschemas.

@@ -5,7 +5,7 @@ openai-harmony's text, to the letter, for what it says right. It says `any` of r
 and puts no brackets around the alternatives of an array. Here all of it is said. What a schema only restricts
 (`minimum`, `pattern`, `not` ...) is left out in both.
 
-Schemas come unchecked. Any JSON is rendered, in bounded time and size (see `schema_reader`); what lies beyond
+Schemas come unchecked. Any JSON is rendered, in bounded time and size (see `reader`); what lies beyond
 is `any`.
 """
 
@@ -15,9 +15,9 @@ import re
 from collections.abc import Sequence
 
 from serve_app.harmony.conversation import Tool
-from serve_app.harmony.schema_reader import WorkLimit
-from serve_app.harmony.schema_text import comment
-from serve_app.harmony.schema_types import SchemaTypes
+from serve_app.harmony.tool_schemas.reader import WorkLimit
+from serve_app.harmony.tool_schemas.text import comment
+from serve_app.harmony.tool_schemas.types import SchemaTypes
 
 
 def tools_section(tools: Sequence[Tool]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from serve_app.harmony.schema_place import (
+from serve_app.harmony.tool_schemas.place import (
     SHAPES,
     Place,
     beside_choice,
@@ -19,8 +19,8 @@ from serve_app.harmony.schema_place import (
     maps,
     without,
 )
-from serve_app.harmony.schema_reader import MAX_DEPTH, SchemaReader, WorkLimit
-from serve_app.harmony.schema_text import (
+from serve_app.harmony.tool_schemas.reader import MAX_DEPTH, SchemaReader, WorkLimit
+from serve_app.harmony.tool_schemas.text import (
     ANY,
     bracketed,
     comment,

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from serve_app.harmony.schema_place import Schema
+from serve_app.harmony.tool_schemas.place import Schema
 
 ANY = "any"
 # Ends of lines that JSON does not escape.
