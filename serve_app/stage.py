@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from serve_app import sources
+from serve_app import cluster_starts, sources
 from serve_app.config.sections import CONCURRENCY, MIB_BYTES, RANGE_BYTES, StagingConfig
 from serve_app.harmony import vocabulary_file
 from serve_app.harmony.vocabulary_file import VocabularyError
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_fetch)
 
-    report.add_parser(commands)
+    report.add_parser(commands, cluster_starts.of_all_nodes)
     return parser
 
 

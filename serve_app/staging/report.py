@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,17 +16,18 @@ from rich.table import Table
 
 from serve_app.config.sections import StagingConfig
 from serve_app.staging import starts, timeline
-from serve_app.staging.errors import StagingError
 from serve_app.staging.starts import Start
 
 # Of the longest line: a narrower terminal wraps it, and nothing is cut off.
 WIDTH = 300
-# A node that does not answer for so long is left out.
-NODE_TIMEOUT_S = 30.0
+StartsOf = Callable[[str], list[Start]]
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Adds the command to those of `serve_app.stage`."""
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser], of_all_nodes: StartsOf) -> None:
+    """Adds the command to those of `serve_app.stage`.
+
+    `of_all_nodes` returns the starts of all nodes of the cluster, the oldest first, given the staging folder.
+    """
     parser = commands.add_parser(
         "report", help="show what the starts of engine replicas took", description=run.__doc__
     )
@@ -44,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="of all nodes of the Ray cluster that runs here, or RAY_ADDRESS",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(run, of_all_nodes=of_all_nodes))
 
 
 def _folder(text: str) -> str:
@@ -52,7 +53,7 @@ def _folder(text: str) -> str:
     return text if text.startswith(("~", "$")) else str(Path(text).absolute())
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, *, of_all_nodes: StartsOf) -> int:
     """Prints a line for each start of a replica that is remembered, at most 50 of a node, with the seconds
     of each phase; the newest last.
     """
@@ -73,38 +74,6 @@ def run(options: argparse.Namespace) -> int:
 def of_node(folder: str) -> list[Start]:
     """Returns the starts that this node remembers, the oldest first. `folder` is as in the config."""
     return starts.read_all(StagingConfig(folder=folder).path)
-
-
-def of_all_nodes(folder: str) -> list[Start]:
-    """Returns the starts of all nodes of the running Ray cluster, the oldest first; each expands `folder`.
-
-    Nodes that do not answer are named on standard error. Raises `StagingError` where no cluster runs.
-    """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    try:
-        ray.init("auto", log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise StagingError(f"no Ray cluster runs on this machine ({error}); set RAY_ADDRESS") from error
-    read = ray.remote(num_cpus=0)(of_node)
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    answers = [
-        read.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            folder
-        )
-        for node in nodes
-    ]
-    found: dict[tuple[str, float], Start] = {}
-    for node, answer in zip(nodes, answers, strict=True):
-        try:
-            for start in ray.get(answer, timeout=NODE_TIMEOUT_S):
-                # Once, where nodes share the folder.
-                found[start.replica, start.started_at] = start
-        except ray.exceptions.RayError as error:
-            sys.stderr.write(f"{node['NodeManagerHostname']}: {str(error).splitlines()[0]}\n")
-    ray.shutdown()
-    return sorted(found.values(), key=lambda start: start.started_at)
 
 
 def table(found: Sequence[Start]) -> Table:
