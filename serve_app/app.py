@@ -12,6 +12,7 @@ from serve_app.config import AppConfig, check_overrides, fast_paths
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
 from serve_app.engine import Engine
 from serve_app.gate import Gate
+from serve_app.harmony.installation import check_installation, installed_versions
 from serve_app.ingress import Ingress
 from serve_app.timed.engine import TimedEngine
 
@@ -19,7 +20,11 @@ logger = logging.getLogger("ray.serve")
 
 
 def build(args: AppConfig) -> Application:
-    """Returns the ingress bound to engine and gate. Raises `ConfigError` before any actor is started."""
+    """Returns the ingress bound to engine and gate.
+
+    Raises `ConfigError` and `HarmonyInstallationError`, both before any actor is started.
+    """
+    check_installation(installed_versions())
     if args.engine.engine_overrides:
         from serve_app.vllm_adapter import argument_names
 

@@ -24,6 +24,7 @@ from serve_app.admission.rules import Rules, admission_rules
 from serve_app.config import AppConfig
 from serve_app.errors import EngineLostError, EngineUnavailableError, ServiceError
 from serve_app.harmony import vocabulary_file
+from serve_app.harmony.installation import check_installation, installed_versions
 from serve_app.sealing_key import sealing_key
 from serve_app.transport.frames import AnswerSequence, FrameAddress
 from serve_app.transport.requests import GenerateRequest
@@ -54,6 +55,7 @@ class Ingress:
         self._model = await asyncio.to_thread(
             sources.resolve, config.model.source, config.model.revision, config.staging, weights=False
         )
+        check_installation(installed_versions())  # of this node, which need not be as the one that built
         await asyncio.to_thread(vocabulary_file.install, self._model.path)
         key = await asyncio.to_thread(sealing_key, config.ingress.sealing_key_file)
         from serve_app.api.application import new_app

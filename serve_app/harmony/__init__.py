@@ -11,5 +11,6 @@ Pure: neither vLLM nor Ray nor HTTP is known here.
 - `renderer`: a conversation to a prompt, as token ids; `token_cache` knows texts that come again
 - `tool_schemas`: tools as the prompt shows them
 - `vocabulary_file`: the vocabulary, from the checkpoint and not from the network
+- `installation`: that the module `openai_harmony` is openai-harmony's
 - `grammar`: which token sequences an answer may consist of, for structured output and forced tools
 """

@@ -1,8 +1,8 @@
 """Which of the two distributions of the module `openai_harmony` is installed.
 
-This project renders with openai-harmony. vLLM requires oss-harmony, a fork that brings the same module, with other
-compiled code: where both are installed, the files are those of the one that was written last, and uninstalling
-either leaves none. So the lock files leave oss-harmony out, and a start does not go on with it.
+This project renders with openai-harmony. vLLM requires oss-harmony, a fork that brings the same module with
+other compiled code: where both are installed, the files are those of the one that was written last, and
+uninstalling either leaves none. So the lock files leave oss-harmony out, and a start does not go on with it.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def check_installation(installed: Mapping[str, str]) -> None:
         problem = f"the module openai_harmony must come from {REQUIRED}, and {here} installed"
     else:
         problem = (
-            f"{OURS} {installed[OURS]} and {FORK} {installed[FORK]} are both installed, and each writes over the "
-            "files of the other"
+            f"{OURS} {installed[OURS]} and {FORK} {installed[FORK]} are both installed, and each writes "
+            "over the files of the other"
         )
     raise HarmonyInstallationError(
         f"{problem}. In this environment run, in this order: pip uninstall -y {OURS} {FORK}; "

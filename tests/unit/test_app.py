@@ -11,6 +11,7 @@ import pytest
 
 from serve_app.config import AppConfig, ConfigError, read_config
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
+from serve_app.harmony.installation import HarmonyInstallationError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -84,6 +85,17 @@ def test_the_config_reaches_all_three(deployments: Any) -> None:
     assert first == config
     [first, _engine, _gate] = found["Ingress"].init_args
     assert first == config
+
+
+def test_a_second_distribution_of_harmony_is_said(
+    app: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "oss_harmony-0.0.11.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.4\nName: oss-harmony\nVersion: 0.0.11\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(HarmonyInstallationError, match=r"oss-harmony 0\.0\.11 are both installed"):
+        app.build(config_with())
 
 
 def test_ray_is_not_started(app: ModuleType) -> None:
