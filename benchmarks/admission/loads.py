@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from serve_app import bench
-from serve_app.bench import Distribution, Exchange, Load
+from serve_app.bench import Distribution, Load, RequestRecord
 
 # Rendering takes milliseconds of CPU for a long prompt, which is not what is measured here.
 PROMPT_TOKENS = 16
@@ -29,22 +29,22 @@ class Outcome:
     """Of those that got a status 200, the errors."""
 
     @classmethod
-    def of(cls, exchanges: tuple[Exchange, ...], seconds: float) -> Outcome:
+    def of(cls, records: tuple[RequestRecord, ...], seconds: float) -> Outcome:
         """`served_per_s` is over `seconds`: the time in which requests were sent."""
-        served = [one for one in exchanges if one.error is None]
-        refused = [one for one in exchanges if one.status in (429, 503)]
-        begin = min(one.start_ns for one in exchanges)
+        served = [one for one in records if one.error is None]
+        refused = [one for one in records if one.status in (429, 503)]
+        begin = min(one.start_ns for one in records)
         in_time = [one for one in served if (one.end_ns - begin) / 1e9 <= seconds]
         told = [one.retry_after_s for one in refused if one.retry_after_s is not None]
         return cls(
-            num_requests=len(exchanges),
-            statuses={str(status): n for status, n in Counter(one.status for one in exchanges).items()},
+            num_requests=len(records),
+            statuses={str(status): n for status, n in Counter(one.status for one in records).items()},
             served_per_s=len(in_time) / seconds,
             ttft_s=Distribution.of(one.ttft_s for one in served if one.ttft_s is not None),
             refused_after_s=Distribution.of(one.e2e_s for one in refused),
             retry_after_s=Distribution.of(told),
             num_refused_without_retry_after=len(refused) - len(told),
-            cut=tuple(f"{one.error}: {one.message}" for one in exchanges if one.status == 200 and one.error),
+            cut=tuple(f"{one.error}: {one.message}" for one in records if one.status == 200 and one.error),
         )
 
 
@@ -65,7 +65,7 @@ def load(url: str, seconds: float, num_tokens: int, *, tier: str = "default", **
         )
     )
     [only] = result.rounds
-    return Outcome.of(only.exchanges, seconds)
+    return Outcome.of(only.records, seconds)
 
 
 def beside(

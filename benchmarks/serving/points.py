@@ -18,7 +18,7 @@ import psutil
 from benchmarks.serving.arms import Service, Shape
 from benchmarks.serving.processes import ENGINE, INGRESS, PROXY, REST, Cores, cpu_s, pin
 from benchmarks.serving.record import Times
-from serve_app.bench import Exchange, Load, run
+from serve_app.bench import Load, RequestRecord, run
 from serve_app.demo import MODEL_NAME
 from serve_app.timed.answers import HEADER, WORD_CHARACTERS
 
@@ -67,8 +67,8 @@ def measure(service: Service, shape: Shape, streams: int, window_s: float, cores
         ceiling=False,
         processes=1 if len(cores.others) < 4 else None,
     )
-    found: list[Sequence[Exchange]] = []
-    client = threading.Thread(target=lambda: found.append(run(load).rounds[0].exchanges))
+    found: list[Sequence[RequestRecord]] = []
+    client = threading.Thread(target=lambda: found.append(run(load).rounds[0].records))
     client.start()
     time.sleep(settle_s)
     window = _window(service, window_s, cores)
@@ -107,25 +107,25 @@ def _busy_s() -> float:
 
 
 def figures(
-    exchanges: Sequence[Exchange], emitted: Mapping[str, Times], window: Window, streams: int
+    records: Sequence[RequestRecord], emitted: Mapping[str, Times], window: Window, streams: int
 ) -> dict[str, Any]:
     """Returns what the window says of the client's answers and of what the engines emitted, by request."""
     num_tokens = num_emitted = num_events = num_open = num_unmatched = 0
     late: list[npt.NDArray[np.float64]] = []
     problems: dict[str, int] = defaultdict(int)
     messages: dict[str, str] = {}
-    for exchange in exchanges:
-        if exchange.error:
-            problems[exchange.error] += 1
-            messages.setdefault(exchange.error, exchange.message or "")
+    for record in records:
+        if record.error:
+            problems[record.error] += 1
+            messages.setdefault(record.error, record.message or "")
             continue
-        arrivals = np.repeat(exchange.arrivals_ns, exchange.num_chars // WORD_CHARACTERS)
+        arrivals = np.repeat(record.arrivals_ns, record.num_chars // WORD_CHARACTERS)
         num_tokens += window.count(arrivals)
-        inside = (exchange.arrivals_ns >= window.begin_ns) & (exchange.arrivals_ns < window.end_ns)
-        num_events += int(exchange.num_events[inside].sum())
-        begins = exchange.arrivals_ns[0] if len(exchange.arrivals_ns) else exchange.end_ns
-        num_open += bool(begins < window.begin_ns and exchange.end_ns > window.end_ns)
-        emissions = emitted.get(exchange.request_id, arrivals[:0])[len(HEADER) :]
+        inside = (record.arrivals_ns >= window.begin_ns) & (record.arrivals_ns < window.end_ns)
+        num_events += int(record.num_events[inside].sum())
+        begins = record.arrivals_ns[0] if len(record.arrivals_ns) else record.end_ns
+        num_open += bool(begins < window.begin_ns and record.end_ns > window.end_ns)
+        emissions = emitted.get(record.request_id, arrivals[:0])[len(HEADER) :]
         if len(emissions) != len(arrivals):
             num_unmatched += 1
             continue

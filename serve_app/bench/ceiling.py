@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from serve_app.bench.load import BenchError, Load
-from serve_app.bench.messages import Prepare
+from serve_app.bench.protocol import Prepare
 from serve_app.bench.result import Ceiling
 from serve_app.bench.target import Target
 from serve_app.bench.workers import Workers, environment
@@ -49,8 +49,8 @@ def measure(duration_s: float = DURATION_S) -> Ceiling:
         with Workers(load, "canned", Target.of(url), 1) as workers:
             plan = Prepare(seed=0, concurrency=STREAMS, requests=None, end_after_s=duration_s)
             _, (share,) = workers.round(plan, lambda _elapsed_s, _progress: None)
-    num_receipts = sum(len(exchange.arrivals_ns) for exchange in share.exchanges)
-    num_chunks = sum(exchange.num_chunks for exchange in share.exchanges)
+    num_receipts = sum(len(record.arrivals_ns) for record in share.records)
+    num_chunks = sum(record.num_chunks for record in share.records)
     if not num_receipts:
         raise BenchError("the generator could not measure itself: no request to its own service succeeded")
     return Ceiling(

@@ -1,4 +1,4 @@
-"""One HTTP connection, one exchange at a time. Receiving notes the time and keeps the bytes, nothing more."""
+"""One HTTP connection, one request at a time. Receiving notes the time and keeps the bytes, nothing more."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import cast
 
 import httptools
 
-from serve_app.bench.exchange import MALFORMED, RESET, TIMEOUT, TRUNCATED, Raw
+from serve_app.bench.request_record import MALFORMED, RESET, TIMEOUT, TRUNCATED, Raw
 
 _INFORMATIONAL = range(100, 200)
 
 
 class Connection(asyncio.Protocol):
-    """A connection that `send` uses again after each exchange while `is_reusable`."""
+    """A connection that `send` uses again after each request while `is_reusable`."""
 
     def __init__(self) -> None:
         self.is_reusable = False

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from serve_app.bench.exchange import MALFORMED, TRUNCATED, Exchange, Raw
+from serve_app.bench.request_record import MALFORMED, TRUNCATED, Raw, RequestRecord
 from serve_app.client.stream import error_message
 
 # An event ends with an empty line, however lines end.
@@ -57,25 +57,25 @@ class _Event(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Event).decode
 
 
-def read(raw: Raw) -> Exchange:
-    """Returns the exchange that `raw` holds; a failure on the way comes before what the answer says."""
-    exchange = Exchange(
+def read(raw: Raw) -> RequestRecord:
+    """Returns the record that `raw` holds; a failure on the way comes before what the answer says."""
+    record = RequestRecord(
         raw.request_id, raw.due_ns, raw.sent_ns, raw.end_ns, raw.status, raw.failure, raw.message
     )
     content = b"".join(raw.pieces)
     if raw.status != 200 and raw.failure is None:
-        exchange.error, exchange.message = _refusal(raw.status, content)
+        record.error, record.message = _refusal(raw.status, content)
         if raw.retry_after is not None:
             with suppress(ValueError):
-                exchange.retry_after_s = float(raw.retry_after)
+                record.retry_after_s = float(raw.retry_after)
     elif content.lstrip()[:1] == b"{":
-        _read_document(exchange, raw, content)
+        _read_document(record, raw, content)
     elif raw.status == 200:
-        _read_stream(exchange, raw, content)
-    return exchange
+        _read_stream(record, raw, content)
+    return record
 
 
-def _read_stream(exchange: Exchange, raw: Raw, content: bytes) -> None:
+def _read_stream(record: RequestRecord, raw: Raw, content: bytes) -> None:
     ends = list(accumulate(map(len, raw.pieces)))
     receipts: list[list[int]] = []
     piece = begin = 0
@@ -91,10 +91,10 @@ def _read_stream(exchange: Exchange, raw: Raw, content: bytes) -> None:
         try:
             event = _decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            if end < len(content) and exchange.error is None:
-                exchange.error, exchange.message = MALFORMED, str(error)
+            if end < len(content) and record.error is None:
+                record.error, record.message = MALFORMED, str(error)
             continue
-        num_chars = _take(exchange, event, data)
+        num_chars = _take(record, event, data)
         if num_chars:
             while ends[piece] < end:
                 piece += 1
@@ -105,17 +105,17 @@ def _read_stream(exchange: Exchange, raw: Raw, content: bytes) -> None:
             else:
                 receipts.append([raw.stamps[piece], num_chars, 1])
     if receipts:
-        exchange.arrivals_ns, exchange.num_chars, exchange.num_events = np.array(receipts, np.int64).T.copy()
-    if exchange.error is None and not is_done:
-        exchange.error, exchange.message = TRUNCATED, "the stream ended without [DONE]"
+        record.arrivals_ns, record.num_chars, record.num_events = np.array(receipts, np.int64).T.copy()
+    if record.error is None and not is_done:
+        record.error, record.message = TRUNCATED, "the stream ended without [DONE]"
 
 
-def _read_document(exchange: Exchange, raw: Raw, content: bytes) -> None:
+def _read_document(record: RequestRecord, raw: Raw, content: bytes) -> None:
     try:
-        _take(exchange, _decode(content), content)
+        _take(record, _decode(content), content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        exchange.error = exchange.error or (MALFORMED if raw.is_complete else TRUNCATED)
-        exchange.message = exchange.message or str(error)
+        record.error = record.error or (MALFORMED if raw.is_complete else TRUNCATED)
+        record.message = record.message or str(error)
 
 
 def _data(event: bytes) -> bytes:
@@ -125,19 +125,19 @@ def _data(event: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def _take(exchange: Exchange, event: _Event, data: bytes) -> int:
+def _take(record: RequestRecord, event: _Event, data: bytes) -> int:
     """Takes in what an event says; returns the characters of its content."""
-    if (event.error is not None or event.object == "error") and exchange.error is None:
+    if (event.error is not None or event.object == "error") and record.error is None:
         body: Any = msgspec.json.decode(data)
-        code, exchange.message = _code(body)
-        exchange.error = f"error event {code}".strip()
-    exchange.response_id = exchange.response_id or event.id
+        code, record.message = _code(body)
+        record.error = f"error event {code}".strip()
+    record.response_id = record.response_id or event.id
     if event.usage is not None:
-        exchange.prompt_tokens = event.usage.prompt_tokens
-        exchange.completion_tokens = event.usage.completion_tokens
+        record.prompt_tokens = event.usage.prompt_tokens
+        record.completion_tokens = event.usage.completion_tokens
     num_chars = 0
     for choice in event.choices:
-        exchange.finish_reason = choice.finish_reason or exchange.finish_reason
+        record.finish_reason = choice.finish_reason or record.finish_reason
         num_chars += len(choice.text or "")
         if delta := choice.delta:
             # Servers name the chain of thought either way; one that sends both means the same text.

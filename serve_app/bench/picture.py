@@ -131,7 +131,7 @@ def _throughput(rounds: Sequence[Round]) -> list[str]:
 
 
 def _rate(one: Round) -> tuple[Floats, Floats]:
-    arrivals_ns, tokens = statistics.arrivals(one.exchanges)
+    arrivals_ns, tokens = statistics.arrivals(one.records)
     num_bins = max(1, min(NUM_BINS, int(one.duration_s / MIN_BIN_S)))
     edges_s = np.linspace(0, one.duration_s, num_bins + 1)
     counts, _ = np.histogram((arrivals_ns - one.start_ns) / 1e9, edges_s, weights=tokens)
@@ -139,12 +139,12 @@ def _rate(one: Round) -> tuple[Floats, Floats]:
 
 
 def _ttft_ms(one: Round) -> Floats:
-    found = [exchange.ttft_s for exchange in one.exchanges if exchange.error is None]
+    found = [record.ttft_s for record in one.records if record.error is None]
     return np.array([value * 1e3 for value in found if value is not None])
 
 
 def _itl_ms(one: Round) -> Floats:
-    good = [exchange.gaps_s for exchange in one.exchanges if exchange.error is None]
+    good = [record.gaps_s for record in one.records if record.error is None]
     gaps_s: Floats = np.concatenate([np.zeros(0), *good])
     return gaps_s * 1e3
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from serve_app.bench import statistics
-from serve_app.bench.exchange import Exchange
 from serve_app.bench.load import Load
-from serve_app.bench.messages import Share
+from serve_app.bench.protocol import Share
+from serve_app.bench.request_record import RequestRecord
 from serve_app.bench.statistics import Distribution, Goodput
 
 # Beyond these the figures may be the generator's and not the service's.
@@ -79,31 +79,31 @@ class Round:
     goodput: Goodput | None
     generator: Generator
     warnings: tuple[str, ...]
-    exchanges: tuple[Exchange, ...]
+    records: tuple[RequestRecord, ...]
 
     @classmethod
     def of(
         cls, load: Load, seed: int, start_ns: int, shares: Sequence[Share], ceiling: Ceiling | None
     ) -> Round:
         """Returns the figures of what the workers did."""
-        exchanges = sorted((one for share in shares for one in share.exchanges), key=lambda one: one.start_ns)
-        good = [one for one in exchanges if one.error is None]
-        duration_s = max((one.end_ns - start_ns for one in exchanges), default=1) / 1e9
+        records = sorted((one for share in shares for one in share.records), key=lambda one: one.start_ns)
+        good = [one for one in records if one.error is None]
+        duration_s = max((one.end_ns - start_ns for one in records), default=1) / 1e9
         num_tokens = sum(one.num_tokens for one in good)
         num_chunks = sum(one.num_chunks for one in good)
         prompts = [one.prompt_tokens for one in good if one.prompt_tokens is not None]
-        messages = {one.error: one.message or "" for one in exchanges if one.error}
+        messages = {one.error: one.message or "" for one in records if one.error}
         last_sent = [share.last_sent_ns for share in shares if share.last_sent_ns is not None]
-        generator = _generator(shares, exchanges, duration_s)
+        generator = _generator(shares, records, duration_s)
         num_without_content = sum(not one.num_chunks for one in good) if load.stream else 0
         return cls(
             seed=seed,
             start_ns=start_ns,
             duration_s=duration_s,
-            num_requests=len(exchanges),
+            num_requests=len(records),
             num_completed=len(good),
             num_without_content=num_without_content,
-            errors=statistics.errors(exchanges),
+            errors=statistics.errors(records),
             error_messages=messages,
             ttft_s=Distribution.of(one.ttft_s for one in good if one.ttft_s is not None),
             itl_s=Distribution.of(np.concatenate([np.zeros(0), *(one.gaps_s for one in good)])),
@@ -119,15 +119,15 @@ class Round:
             output_tokens=num_tokens,
             output_tokens_mean=num_tokens / len(good) if good else None,
             tokens_per_chunk=num_tokens / num_chunks if num_chunks else None,
-            goodput=statistics.goodput(exchanges, load.slo, duration_s),
+            goodput=statistics.goodput(records, load.slo, duration_s),
             generator=generator,
             warnings=tuple(_warnings(generator, ceiling, num_without_content)),
-            exchanges=tuple(exchanges),
+            records=tuple(records),
         )
 
     def data(self) -> dict[str, Any]:
-        """Returns the figures without the exchanges."""
-        plain = {name: value for name, value in vars(self).items() if name != "exchanges"}
+        """Returns the figures without the records."""
+        plain = {name: value for name, value in vars(self).items() if name != "records"}
         return {name: asdict(value) if _is_record(value) else value for name, value in plain.items()}
 
 
@@ -149,7 +149,7 @@ class Result:
         return not any(one.num_completed for one in self.rounds)
 
     def data(self) -> dict[str, Any]:
-        """Returns everything but the exchanges as plain data, for JSON."""
+        """Returns everything but the records as plain data, for JSON."""
         load = {name: value for name, value in vars(self.load).items() if name not in ("bodies", "trace")}
         load |= {"model": self.model, "slo": asdict(self.load.slo), "extra_body": dict(self.load.extra_body)}
         return {
@@ -161,14 +161,14 @@ class Result:
         }
 
 
-def _generator(shares: Sequence[Share], exchanges: Sequence[Exchange], duration_s: float) -> Generator:
-    num_chunks = sum(one.num_chunks for one in exchanges)
+def _generator(shares: Sequence[Share], records: Sequence[RequestRecord], duration_s: float) -> Generator:
+    num_chunks = sum(one.num_chunks for one in records)
     return Generator(
         cpu_shares=tuple(share.cpu_s / share.wall_s for share in shares if share.wall_s > 0),
         chunks_per_s=num_chunks / duration_s,
-        receipts_per_s=sum(len(one.arrivals_ns) for one in exchanges) / duration_s,
+        receipts_per_s=sum(len(one.arrivals_ns) for one in records) / duration_s,
         loop_lag_s=Distribution.of(np.concatenate([np.zeros(0), *(share.lags_s for share in shares)])),
-        send_delay_s=Distribution.of((one.sent_ns - one.start_ns) / 1e9 for one in exchanges if one.sent_ns),
+        send_delay_s=Distribution.of((one.sent_ns - one.start_ns) / 1e9 for one in records if one.sent_ns),
     )
 
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from serve_app.bench import arrivals, ceiling
 from serve_app.bench.load import BenchError, Load
-from serve_app.bench.messages import Prepare, Progress
+from serve_app.bench.protocol import Prepare, Progress
 from serve_app.bench.result import Result, Round
 from serve_app.bench.statistics import errors
 from serve_app.bench.target import Target
@@ -86,7 +86,7 @@ def _warm_up(load: Load, workers: Workers, seed: int, show: Callable[[str], None
     concurrency = min(load.warm_up, load.concurrency or max(WARM_UP_CONCURRENCY, load.processes or 0))
     plan = Prepare(seed + WARM_UP_SEED, concurrency, load.warm_up, None)
     _, shares = workers.round(plan, partial(_show, show, "warm-up"))
-    failures = errors(exchange for share in shares for exchange in share.exchanges)
+    failures = errors(record for share in shares for record in share.records)
     if failures:
         show("warm-up: " + ", ".join(f"{count} times {kind}" for kind, count in failures.items()))
 
@@ -101,7 +101,7 @@ def _write_trace(load: Load, rounds: list[Round] | None) -> None:
     assert load.trace is not None
     try:
         with load.trace.open("a" if rounds else "w") as file:
-            for exchange in rounds[-1].exchanges if rounds else ():
-                file.write(json.dumps(exchange.trace(len(rounds or ()))) + "\n")
+            for record in rounds[-1].records if rounds else ():
+                file.write(json.dumps(record.trace(len(rounds or ()))) + "\n")
     except OSError as error:
         raise BenchError(f"the trace cannot be written: {error}") from None

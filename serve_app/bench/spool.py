@@ -6,13 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 
-from serve_app.bench.exchange import Raw
+from serve_app.bench.request_record import Raw
 
 MEMORY_BYTES = 256 * 2**20
 
 
 class Spool:
-    """Takes finished exchanges at the price of one copy, and gives them back in order, once."""
+    """Takes finished requests at the price of one copy, and gives them back in order, once."""
 
     def __init__(self) -> None:
         # Closed by `read`, which may be long after this method.
@@ -20,7 +20,7 @@ class Spool:
         self._kept: list[tuple[Raw, list[int]]] = []
 
     def add(self, raw: Raw) -> None:
-        """Keep an exchange; its pieces are taken from it."""
+        """Keep a request; its pieces are taken from it."""
         ends = [0]
         for piece in raw.pieces:
             ends.append(ends[-1] + len(piece))
@@ -29,7 +29,7 @@ class Spool:
         self._kept.append((raw, ends))
 
     def read(self) -> Iterator[Raw]:
-        """Yields the exchanges whole again."""
+        """Yields the requests whole again."""
         with self._file:
             self._file.seek(0)
             for raw, ends in self._kept:

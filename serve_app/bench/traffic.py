@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from serve_app.bench.connection import Connection
-from serve_app.bench.exchange import REFUSED, TIMEOUT, Raw
 from serve_app.bench.load import Load
 from serve_app.bench.prompts import body
+from serve_app.bench.request_record import REFUSED, TIMEOUT, Raw
 from serve_app.bench.spool import Spool
 from serve_app.bench.target import Target
 
@@ -26,7 +26,7 @@ REFUSED_PAUSE_S = 0.1
 class Traffic:
     """Sends requests of one round and counts them. `numbers` are those of the round's requests that it sends.
 
-    `on_end` is called after each exchange, when its answer has been kept.
+    `on_end` is called after each request, when its answer has been kept.
     """
 
     def __init__(

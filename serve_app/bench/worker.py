@@ -18,7 +18,7 @@ import uvloop
 
 from serve_app.bench import events
 from serve_app.bench.arrivals import share
-from serve_app.bench.messages import Prepare, Progress, Ready, Setting, Share, Start
+from serve_app.bench.protocol import Prepare, Progress, Ready, Setting, Share, Start
 from serve_app.bench.traffic import Traffic, every
 
 PROGRESS_PERIOD_S = 0.5
@@ -86,8 +86,8 @@ class Round:
         self._traffic.close()
         # The books of the last answer.
         await asyncio.sleep(0)
-        exchanges = [events.read(raw) for raw in self._traffic.spool.read()]
-        return Share(exchanges, cpu_s, wall_s, np.array(self._lags_s), self._last_sent_ns)
+        records = [events.read(raw) for raw in self._traffic.spool.read()]
+        return Share(records, cpu_s, wall_s, np.array(self._lags_s), self._last_sent_ns)
 
     def _on_end(self) -> None:
         if self._plan.due_ns is None:

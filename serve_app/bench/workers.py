@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from serve_app.bench.load import BenchError, Load
-from serve_app.bench.messages import Prepare, Progress, Ready, Setting, Share, Start
+from serve_app.bench.protocol import Prepare, Progress, Ready, Setting, Share, Start
 from serve_app.bench.target import Target
 
 ROOT = Path(__file__).parents[2]

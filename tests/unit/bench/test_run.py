@@ -67,7 +67,7 @@ def test_a_closed_loop_in_two_processes(tmp_path: Path) -> None:
     assert len(sent) == 2 + 22
     # No prompt twice, not even in the warm-up.
     assert len({request.body["messages"][0]["content"] for request in sent}) == 24
-    assert {one.request_id for one in result.rounds[0].exchanges} == {f"bench-5-{n}" for n in range(11)}
+    assert {one.request_id for one in result.rounds[0].records} == {f"bench-5-{n}" for n in range(11)}
     assert result.rounds[0].output_tokens == 55
     assert result.rounds[0].tokens_from == "usage"
     assert result.rounds[0].goodput is not None
@@ -76,15 +76,15 @@ def test_a_closed_loop_in_two_processes(tmp_path: Path) -> None:
 
     traced = [json.loads(line) for line in trace.read_text().splitlines()]
     assert [line["round"] for line in traced] == [1] * 11 + [2] * 11
-    by_id = {one.request_id: one for one in result.rounds[1].exchanges}
+    by_id = {one.request_id: one for one in result.rounds[1].records}
     for line in traced[11:]:
-        exchange = by_id[line["request_id"]]
-        assert line["start_ns"] == exchange.start_ns
+        record = by_id[line["request_id"]]
+        assert line["start_ns"] == record.start_ns
         assert [tuple(arrival) for arrival in line["arrivals"]] == list(
             zip(
-                exchange.arrivals_ns.tolist(),
-                exchange.num_chars.tolist(),
-                exchange.num_events.tolist(),
+                record.arrivals_ns.tolist(),
+                record.num_chars.tolist(),
+                record.num_events.tolist(),
                 strict=True,
             )
         )
@@ -101,7 +101,7 @@ def test_a_closed_loop_keeps_so_many_open() -> None:
         one = run(
             Load(url=service.url, model="m", concurrency=4, requests=20, processes=1, ceiling=False)
         ).rounds[0]
-    spans = sorted((exchange.sent_ns, exchange.end_ns) for exchange in one.exchanges)
+    spans = sorted((record.sent_ns, record.end_ns) for record in one.records)
     assert len(spans) == 20
     # Whenever one begins, at most three others are open; at the start, all four begin.
     for begin_ns, _ in spans:
@@ -114,7 +114,7 @@ def test_a_duration_ends_a_closed_loop_and_open_answers_are_waited_for() -> None
         load = Load(url=service.url, model="m", concurrency=2, duration_s=0.5, input_tokens=4, ceiling=False)
         one = run(load).rounds[0]
     assert one.num_requests == one.num_completed >= 2
-    last_s = max(exchange.start_ns - one.start_ns for exchange in one.exchanges) / 1e9
+    last_s = max(record.start_ns - one.start_ns for record in one.records) / 1e9
     assert last_s < 0.5
     assert one.output_tokens_per_s_at_full_load is not None
 
@@ -141,8 +141,8 @@ def test_an_open_loop_sends_when_due_however_many_are_open() -> None:
     assert one.num_completed == 40
     # Each counts from when it was due, in whichever process.
     due_ns = poisson(200.0, 3, requests=40, duration_s=None) + one.start_ns
-    assert [exchange.start_ns for exchange in one.exchanges] == due_ns.tolist()
-    assert all(exchange.sent_ns >= exchange.start_ns for exchange in one.exchanges)
+    assert [record.start_ns for record in one.records] == due_ns.tolist()
+    assert all(record.sent_ns >= record.start_ns for record in one.records)
     assert one.output_tokens_per_s_at_full_load is None
 
 
@@ -165,7 +165,7 @@ def test_the_command(
     assert found["load"]["model"] == "m"
     assert found["ceiling"]["chunks_per_cpu_s"] > 0
     assert found["rounds"][1]["ttft_s"]["count"] == 4
-    assert "exchanges" not in found["rounds"][0]
+    assert "records" not in found["rounds"][0]
     assert set(found["versions"]) >= {"python", "uvloop", "httptools"}
     assert "sk-hidden" not in out.read_text() + shown.out + shown.err
     texts = [element.text for element in ElementTree.fromstring(svg.read_text()).iter() if element.text]

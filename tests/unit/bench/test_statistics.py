@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from serve_app.bench import statistics
-from serve_app.bench.exchange import Exchange
 from serve_app.bench.load import Load, Slo
-from serve_app.bench.messages import Share
+from serve_app.bench.protocol import Share
+from serve_app.bench.request_record import RequestRecord
 from serve_app.bench.result import Ceiling, Round
 from serve_app.bench.statistics import Distribution
 
@@ -14,10 +14,10 @@ S = 1_000_000_000
 MS = 1_000_000
 
 
-def exchange(
+def record(
     start_ns: int, arrivals_ns: list[int], *, tokens: int | None = None, error: str | None = None
-) -> Exchange:
-    return Exchange(
+) -> RequestRecord:
+    return RequestRecord(
         "bench-1-0",
         start_ns,
         start_ns + MS,
@@ -32,8 +32,8 @@ def exchange(
     )
 
 
-def share(*exchanges: Exchange, cpu_s: float = 0.1, lag_s: float = 0.001, sent_ns: int = 0) -> Share:
-    return Share(list(exchanges), cpu_s, 1.0, np.array([lag_s]), sent_ns)
+def share(*records: RequestRecord, cpu_s: float = 0.1, lag_s: float = 0.001, sent_ns: int = 0) -> Share:
+    return Share(list(records), cpu_s, 1.0, np.array([lag_s]), sent_ns)
 
 
 def test_a_distribution() -> None:
@@ -44,7 +44,7 @@ def test_a_distribution() -> None:
 
 
 def test_times_of_a_request() -> None:
-    one = exchange(1 * S, [2 * S, 2 * S + 100 * MS, 2 * S + 400 * MS], tokens=8)
+    one = record(1 * S, [2 * S, 2 * S + 100 * MS, 2 * S + 400 * MS], tokens=8)
     assert one.ttft_s == 1
     assert one.e2e_s == pytest.approx(1.4)
     assert one.tpot_s == pytest.approx(0.4 / 7)
@@ -52,11 +52,11 @@ def test_times_of_a_request() -> None:
 
 
 def test_goodput_wants_all_demands_at_once() -> None:
-    quick = exchange(0, [S, 2 * S], tokens=2)
-    late = exchange(0, [3 * S, 4 * S], tokens=2)
-    slow = exchange(0, [S, 9 * S], tokens=2)
-    failed = exchange(0, [S, 2 * S], tokens=2, error="reset")
-    short = exchange(0, [S], tokens=1)
+    quick = record(0, [S, 2 * S], tokens=2)
+    late = record(0, [3 * S, 4 * S], tokens=2)
+    slow = record(0, [S, 9 * S], tokens=2)
+    failed = record(0, [S, 2 * S], tokens=2, error="reset")
+    short = record(0, [S], tokens=1)
     slo = Slo(ttft_s=1.5, tpot_s=2)
     kept = [statistics.is_good(one, slo) for one in (quick, late, slow, failed, short)]
     assert kept == [True, False, False, False, True]
@@ -67,14 +67,14 @@ def test_goodput_wants_all_demands_at_once() -> None:
 
 
 def test_tokens_are_counted_by_usage_where_there_is_one() -> None:
-    with_usage, without = exchange(0, [S], tokens=4), exchange(0, [S, 2 * S])
+    with_usage, without = record(0, [S], tokens=4), record(0, [S, 2 * S])
     assert statistics.tokens_from([with_usage]) == "usage"
     assert statistics.tokens_from([without]) == "chunks"
     assert statistics.tokens_from([with_usage, without]) == "usage and chunks"
 
 
 def test_rate_within_a_window_spreads_tokens_over_chunks() -> None:
-    one = exchange(0, [1 * S, 2 * S, 3 * S, 4 * S], tokens=8)
+    one = record(0, [1 * S, 2 * S, 3 * S, 4 * S], tokens=8)
     assert statistics.rate_within([one], 0, 2 * S) == pytest.approx(1.0)
     assert statistics.rate_within([one], 0, 5 * S) == pytest.approx(8 / 5)
     assert statistics.rate_within([one], S, S) is None
@@ -82,9 +82,9 @@ def test_rate_within_a_window_spreads_tokens_over_chunks() -> None:
 
 def test_a_round() -> None:
     load = Load(url="x", concurrency=2, slo=Slo(ttft_s=1))
-    good = exchange(0, [1 * S, 2 * S, 4 * S], tokens=6)
-    late = exchange(0, [2 * S, 4 * S], tokens=2)
-    refused = exchange(0, [], error="HTTP 503")
+    good = record(0, [1 * S, 2 * S, 4 * S], tokens=6)
+    late = record(0, [2 * S, 4 * S], tokens=2)
+    refused = record(0, [], error="HTTP 503")
     refused.message = "full"
     shares = [share(good, sent_ns=3 * S), share(late, refused, sent_ns=2 * S)]
     one = Round.of(load, 7, 0, shares, None)
@@ -107,14 +107,14 @@ def test_a_round() -> None:
 
 def test_a_round_without_an_answer() -> None:
     load = Load(url="x", rate=1)
-    for shares in ([share()], [share(exchange(0, [], error="refused"))]):
+    for shares in ([share()], [share(record(0, [], error="refused"))]):
         one = Round.of(load, 7, 0, shares, None)
         assert (one.num_completed, one.ttft_s, one.itl_s, one.output_tokens_per_s) == (0, None, None, 0)
 
 
 def test_a_round_says_when_the_generator_was_the_bottleneck() -> None:
     load = Load(url="x", concurrency=2)
-    one = exchange(0, [S // 2, S], tokens=2)
+    one = record(0, [S // 2, S], tokens=2)
     busy = Round.of(load, 7, 0, [share(one, cpu_s=0.9), share(cpu_s=0.2)], None)
     assert [text for text in busy.warnings if "bottleneck" in text and "90%" in text]
     ceiling = Ceiling(chunks_per_cpu_s=3.0, cpu_us_per_chunk=1e6 / 3, chunks_per_receipt=1.0)
@@ -127,6 +127,6 @@ def test_a_round_says_when_the_generator_was_the_bottleneck() -> None:
 
 def test_answers_without_content_are_noted() -> None:
     load = Load(url="x", concurrency=1)
-    one = Round.of(load, 7, 0, [share(exchange(0, []))], None)
+    one = Round.of(load, 7, 0, [share(record(0, []))], None)
     assert one.num_without_content == 1
     assert "had no content" in one.warnings[0]

@@ -15,7 +15,7 @@ from benchmarks.serving import chunks, picture, stub
 from benchmarks.serving.points import Window, figures, kept_up
 from benchmarks.serving.processes import Cores
 from benchmarks.serving.record import Record
-from serve_app.bench import Exchange
+from serve_app.bench import RequestRecord
 from serve_app.timed.answers import HEADER, WORD_CHARACTERS
 
 MS = 1_000_000
@@ -28,12 +28,12 @@ WINDOW = Window(
 )
 
 
-def stream(number: int, late_ms: int, step_ms: int = 10) -> tuple[Exchange, Any]:
+def stream(number: int, late_ms: int, step_ms: int = 10) -> tuple[RequestRecord, Any]:
     """An answer of 300 tokens after its header, from 0 to 3 s, each `late_ms` after its emission."""
     emissions = np.arange(-len(HEADER), 300) * step_ms * MS
     arrivals = emissions[len(HEADER) :] + late_ms * MS
     ones = np.ones(len(arrivals), np.int64)
-    return Exchange(
+    return RequestRecord(
         request_id=f"bench-5-{number}",
         start_ns=0,
         sent_ns=0,
@@ -64,7 +64,7 @@ def test_late_and_failed_streams_are_no_keeping_up() -> None:
     late, emitted = stream(0, 101)
     assert not kept_up(figures([late], {late.request_id: emitted}, WINDOW, 1))
     good, emitted = stream(0, 2)
-    failed = Exchange("bench-5-1", 0, 0, 5, 503, error="HTTP 503", message="full")
+    failed = RequestRecord("bench-5-1", 0, 0, 5, 503, error="HTTP 503", message="full")
     point = figures([good, failed], {good.request_id: emitted}, WINDOW, 2)
     assert point["errors"] == {"HTTP 503": 1}
     assert point["error_messages"] == {"HTTP 503": "full"}

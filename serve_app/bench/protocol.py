@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from serve_app.bench.exchange import Exchange
 from serve_app.bench.load import Load
+from serve_app.bench.request_record import RequestRecord
 from serve_app.bench.target import Target
 
 
@@ -62,7 +62,7 @@ class Share:
     `cpu_s` and `wall_s` are its own, until the last answer; `last_sent_ns` is None where it sent nothing.
     """
 
-    exchanges: list[Exchange]
+    records: list[RequestRecord]
     cpu_s: float
     wall_s: float
     lags_s: npt.NDArray[np.float64]

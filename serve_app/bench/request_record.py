@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[np.int64]
 NO_NUMBERS: Numbers = np.zeros(0, np.int64)
-# How an exchange can fail on its way; a failed status and an error event are named by what they say.
+# How a request can fail on its way; a failed status and an error event are named by what they say.
 RESET, TIMEOUT, TRUNCATED, REFUSED, MALFORMED = "reset", "timeout", "truncated", "refused", "malformed"
 
 
@@ -35,7 +35,7 @@ class Raw:
 
 
 @dataclass(slots=True)
-class Exchange:
+class RequestRecord:
     """A finished request. Times are of one monotonic clock, in ns.
 
     `start_ns` is when the request was due, which in a closed loop is when it was sent. The arrays have one

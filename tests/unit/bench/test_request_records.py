@@ -7,8 +7,8 @@ import time
 import pytest
 
 from serve_app.bench import events
-from serve_app.bench.exchange import Exchange
 from serve_app.bench.load import Load
+from serve_app.bench.request_record import RequestRecord
 from serve_app.bench.target import Target
 from serve_app.bench.traffic import Traffic
 from tests.unit.bench.services import (
@@ -29,11 +29,13 @@ from tests.unit.bench.services import (
 )
 
 
-def ask(url: str, count: int = 1, *, timeout_s: float = 10.0, stream: bool = True) -> list[Exchange]:
+def ask(url: str, count: int = 1, *, timeout_s: float = 10.0, stream: bool = True) -> list[RequestRecord]:
     return asyncio.run(asking(url, count, timeout_s=timeout_s, stream=stream))
 
 
-async def asking(url: str, count: int = 1, *, timeout_s: float = 10.0, stream: bool = True) -> list[Exchange]:
+async def asking(
+    url: str, count: int = 1, *, timeout_s: float = 10.0, stream: bool = True
+) -> list[RequestRecord]:
     """Requests one after another, over kept connections where they allow it."""
     load = Load(url=url, concurrency=1, input_tokens=3, output_tokens=4, timeout_s=timeout_s, stream=stream)
     ended = asyncio.Event()
@@ -49,24 +51,24 @@ async def asking(url: str, count: int = 1, *, timeout_s: float = 10.0, stream: b
     return [events.read(raw) for raw in traffic.spool.read()]
 
 
-def ask_one(answer: Answer, *, timeout_s: float = 10.0) -> Exchange:
+def ask_one(answer: Answer, *, timeout_s: float = 10.0) -> RequestRecord:
     with serving(answer) as service:
-        (exchange,) = ask(service.url, timeout_s=timeout_s)
-    return exchange
+        (record,) = ask(service.url, timeout_s=timeout_s)
+    return record
 
 
-def is_good(exchange: Exchange) -> bool:
-    return exchange.error is None and int(exchange.num_chars.sum()) == 8 and exchange.num_tokens == 5
+def is_good(record: RequestRecord) -> bool:
+    return record.error is None and int(record.num_chars.sum()) == 8 and record.num_tokens == 5
 
 
 def test_a_stream_in_its_own_pieces() -> None:
     def answer(_: Request) -> list[bytes | Act]:
         return [part for piece in whole(*STREAM) for part in (piece, Act.PAUSE)]
 
-    exchange = ask_one(answer)
-    assert is_good(exchange)
-    assert exchange.start_ns <= exchange.sent_ns < exchange.arrivals_ns[0] <= exchange.end_ns
-    assert exchange.status == 200
+    record = ask_one(answer)
+    assert is_good(record)
+    assert record.start_ns <= record.sent_ns < record.arrivals_ns[0] <= record.end_ns
+    assert record.status == 200
 
 
 def test_a_stream_byte_by_byte() -> None:
@@ -74,9 +76,9 @@ def test_a_stream_byte_by_byte() -> None:
 
 
 def test_a_stream_in_one_piece() -> None:
-    exchange = ask_one(lambda _: [b"".join(whole(*STREAM))])
-    assert is_good(exchange)
-    assert exchange.num_events.tolist() == [3]
+    record = ask_one(lambda _: [b"".join(whole(*STREAM))])
+    assert is_good(record)
+    assert record.num_events.tolist() == [3]
 
 
 def test_events_that_chunks_and_pieces_cut() -> None:
@@ -109,8 +111,8 @@ def test_a_connection_is_used_again_and_replaced_when_it_must_be() -> None:
         return [closing, *chunked(*STREAM), END, Act.CLOSE] if len(ports) == 2 else [*whole(*STREAM)]
 
     with serving(answer) as service:
-        exchanges = ask(service.url, 4)
-    assert all(map(is_good, exchanges))
+        records = ask(service.url, 4)
+    assert all(map(is_good, records))
     assert [request.headers["x-request-id"] for request in service.requests] == [
         f"bench-1-{number}" for number in range(4)
     ]
@@ -159,9 +161,9 @@ def test_the_service_sees_what_it_should(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_failures_have_names(parts: list[bytes | Act], error: str) -> None:
-    exchange = ask_one(lambda _: parts, timeout_s=0.2 if error == "timeout" else 10.0)
-    assert exchange.error == error
-    assert exchange.end_ns >= exchange.sent_ns > 0
+    record = ask_one(lambda _: parts, timeout_s=0.2 if error == "timeout" else 10.0)
+    assert record.error == error
+    assert record.end_ns >= record.sent_ns > 0
 
 
 def test_after_a_failure_the_next_request_succeeds() -> None:
@@ -188,29 +190,29 @@ def test_chunks_of_a_slow_stream_are_told_apart() -> None:
         await writer.wait_closed()
         closed.set()
 
-    async def run() -> list[Exchange]:
+    async def run() -> list[RequestRecord]:
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-            exchanges = await asking(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            records = await asking(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
             await closed.wait()
-            return exchanges
+            return records
 
-    (exchange,) = asyncio.run(run())
-    assert is_good(exchange)
-    assert exchange.num_events.tolist() == [1, 1, 1]
-    assert (exchange.gaps_s > 0).all()
+    (record,) = asyncio.run(run())
+    assert is_good(record)
+    assert record.num_events.tolist() == [1, 1, 1]
+    assert (record.gaps_s > 0).all()
 
 
 def test_nothing_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    (exchange,) = ask(url)
-    assert (exchange.error, exchange.status) == ("refused", 0)
+    (record,) = ask(url)
+    assert (record.error, record.status) == ("refused", 0)
 
 
 def test_an_answer_in_one_piece() -> None:
     body = {"id": "x", "choices": [{"message": {"content": "a"}}], "usage": {"completion_tokens": 2}}
     with serving(lambda _: document(200, body)) as service:
-        (exchange,) = ask(service.url, stream=False)
-    assert exchange.error is None
-    assert (exchange.num_tokens, exchange.ttft_s) == (2, None)
+        (record,) = ask(service.url, stream=False)
+    assert record.error is None
+    assert (record.num_tokens, record.ttft_s) == (2, None)
     assert "stream_options" not in service.requests[0].body
