@@ -14,7 +14,7 @@ from serve_app.admission.policy import Admission
 from serve_app.admission.rules import admission_rules
 from serve_app.admission.server import GateServer
 from serve_app.config import AppConfig
-from serve_app.transport.frames import FrameAddress
+from serve_app.transport.curve import CurveAddress
 
 
 class Gate:
@@ -27,7 +27,7 @@ class Gate:
         self._engine = engine.options()
         self._server: GateServer | None = None
 
-    async def address(self) -> FrameAddress:
+    async def address(self) -> CurveAddress:
         """Where ingresses connect, and the key that lets them."""
         if self._server is None:
             host = get_node_ip_address()  # type: ignore[no-untyped-call]

@@ -26,7 +26,8 @@ from serve_app.errors import EngineLostError, EngineUnavailableError, ServiceErr
 from serve_app.harmony import vocabulary_file
 from serve_app.harmony.installation import check_installation, installed_versions
 from serve_app.sealing_key import sealing_key
-from serve_app.transport.frames import AnswerSequence, FrameAddress
+from serve_app.transport.curve import CurveAddress
+from serve_app.transport.frames import ReceivedTokens
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
 
@@ -123,11 +124,11 @@ class Ingress:
         readiness.watch(*self._deployment, set_replicas, lose)
         return gate
 
-    async def _gate_address(self) -> FrameAddress:
+    async def _gate_address(self) -> CurveAddress:
         while True:
             try:
                 # Waits until there is a gate.
-                return await cast("DeploymentResponse[FrameAddress]", self._ask_address.remote())
+                return await cast("DeploymentResponse[CurveAddress]", self._ask_address.remote())
             except (RayError, RayServeException) as error:
                 logger.warning("the gate could not be asked for its address, trying again: %s", error)
                 await asyncio.sleep(GATE_RETRY_S)
@@ -139,7 +140,7 @@ class Ingress:
             return num_ready
         raise EngineUnavailableError(MESSAGES[Reason.NO_ENGINE], NO_ENGINE_RETRY_S)
 
-    async def _generate(self, request: GenerateRequest, answer: AnswerSequence, place: Place) -> int:
+    async def _generate(self, request: GenerateRequest, received: ReceivedTokens, place: Place) -> int:
         """Has an engine replica send its tokens, and returns their number. Cancelling the task cancels it."""
         from serve_app.vllm_adapter import VLLMClientError
 
@@ -166,7 +167,7 @@ class Ingress:
                 if not is_over:
                     response.cancel()  # type: ignore[no-untyped-call]
                 has_begun = place.replica is not None
-                place.release(len(request.prompt_token_ids) + answer.num_tokens if has_begun else 0)
+                place.release(len(request.prompt_token_ids) + received.num_tokens if has_begun else 0)
 
 
 def _repair_metric() -> Callable[[str, str, int], None]:

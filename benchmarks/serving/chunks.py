@@ -9,7 +9,7 @@ import msgspec
 
 from benchmarks.serving.stub import StreamingEngine
 from serve_app.timed.answers import HEADER
-from serve_app.transport.frames import FrameAddress
+from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
 
 # Five characters each, as the timed engine's are.
@@ -23,7 +23,7 @@ async def chat_chunks(engine: StreamingEngine, request_id: str, max_tokens: int)
         request_id=request_id,
         prompt_token_ids=PROMPT,
         sampling_params=msgspec.msgpack.encode({"max_tokens": max_tokens, "ignore_eos": True}),
-        reply_to=FrameAddress("", b""),
+        reply_to=CurveAddress("", b""),
         call=0,
     )
     head = (

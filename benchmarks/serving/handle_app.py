@@ -17,7 +17,8 @@ from serve_app.deployment_options import engine_options, gate_options, ingress_o
 from serve_app.gate import Gate
 from serve_app.ingress import Ingress
 from serve_app.timed.answers import encode
-from serve_app.transport.frames import AnswerSequence, FrameAddress, FrameHeader, Parts
+from serve_app.transport.curve import CurveAddress
+from serve_app.transport.frames import FrameHeader, Parts, ReceivedTokens
 from serve_app.transport.requests import GenerateRequest
 
 
@@ -34,7 +35,7 @@ class Arrivals:
     """In place of a `FrameReceiver`: what the streams of this process have brought."""
 
     def __init__(self, _host: str) -> None:
-        self.address = FrameAddress("", b"")
+        self.address = CurveAddress("", b"")
         self._frames: list[tuple[FrameHeader, Parts]] = []
         self._is_there = asyncio.Event()
 
@@ -68,7 +69,7 @@ class HandleIngress(Ingress):
         self._stream = engine.options(stream=True).generate_stream
         await super().__init__(config, engine, gate)
 
-    async def _generate(self, request: GenerateRequest, answer: AnswerSequence, place: Place) -> int:
+    async def _generate(self, request: GenerateRequest, received: ReceivedTokens, place: Place) -> int:
         num_tokens = 0
         with places.known(request.request_id, place):
             responses = self._stream.remote(request)

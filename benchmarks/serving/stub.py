@@ -11,7 +11,7 @@ import msgspec
 from serve_app.config import AppConfig
 from serve_app.timed.answers import Output
 from serve_app.timed.engine import TimedEngine
-from serve_app.transport.frames import FrameAddress
+from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
 
 
@@ -32,7 +32,7 @@ class Streams:
     def __init__(self) -> None:
         self.by_request: dict[str, Stream] = {}
 
-    def open(self, address: FrameAddress) -> Stream:
+    def open(self, address: CurveAddress) -> Stream:
         """The stream of the request that the address names."""
         return self.by_request[address.endpoint]
 
@@ -59,7 +59,7 @@ class StreamingEngine(TimedEngine):
         """Yields the outputs of one request with their positions, one a step."""
         name = request.request_id
         stream = self._streams.by_request[name] = Stream()
-        local = msgspec.structs.replace(request, reply_to=FrameAddress(name, b""))
+        local = msgspec.structs.replace(request, reply_to=CurveAddress(name, b""))
         task = asyncio.create_task(self.generate(local))
         task.add_done_callback(lambda _: stream.outputs.put_nowait(None))
         try:

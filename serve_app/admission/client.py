@@ -34,7 +34,7 @@ from serve_app.admission.places import Place
 from serve_app.admission.policy import Admission
 from serve_app.admission.rules import Rules
 from serve_app.errors import EngineUnavailableError, KeyLimitError, OverloadedError, ServiceError
-from serve_app.transport.frames import FrameAddress
+from serve_app.transport.curve import CurveAddress
 
 logger = logging.getLogger("ray.serve")
 
@@ -136,7 +136,7 @@ class GateClient:
     Its own sees only what goes through this ingress. Serve keeps each engine's limit in any case.
     """
 
-    def __init__(self, rules: Rules, get_address: Callable[[], Awaitable[FrameAddress]]) -> None:
+    def __init__(self, rules: Rules, get_address: Callable[[], Awaitable[CurveAddress]]) -> None:
         """`get_address` returns the gate's address, and may take as long as the gate needs to start."""
         self._rules = rules
         self._get_address = get_address

@@ -12,7 +12,7 @@ import zmq
 import zmq.asyncio
 
 from serve_app.admission.messages import Event, Join, Joined, Message, Ping, Pong, Unknown
-from serve_app.transport.frames import FrameAddress
+from serve_app.transport.curve import CurveAddress
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class GateLink:
     noticed at the next ping: then the ingress says anew all that it has open.
     """
 
-    def __init__(self, address: FrameAddress, name: bytes, on_event: Callable[[Event], None]) -> None:
+    def __init__(self, address: CurveAddress, name: bytes, on_event: Callable[[Event], None]) -> None:
         """`name` is the ingress's, the same for all its connections: who comes again is not counted twice."""
         self._on_event = on_event
         self._context = zmq.asyncio.Context()

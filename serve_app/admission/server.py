@@ -18,7 +18,7 @@ import zmq.asyncio
 from serve_app.admission.alarm import Alarm
 from serve_app.admission.messages import Message, Reason, Refused
 from serve_app.admission.policy import Addressed, Admission
-from serve_app.transport.frames import FrameAddress
+from serve_app.transport.curve import CurveAddress
 
 logger = logging.getLogger("ray.serve")
 
@@ -54,7 +54,7 @@ class GateServer:
             self._socket.setsockopt(option, value)
         netloc = f"[{host}]" if ":" in host else host
         port = self._socket.bind_to_random_port(f"tcp://{netloc}")
-        self.address = FrameAddress(f"tcp://{netloc}:{port}", public)
+        self.address = CurveAddress(f"tcp://{netloc}:{port}", public)
         self._refused: Counter[Reason] = Counter()
         self._say_refused_at = 0.0
         self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[Message])

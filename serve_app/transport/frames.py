@@ -2,7 +2,7 @@
 
 A frame is a multipart message: a `FrameHeader`, then the outputs as the engine encodes them. Several frames
 may be on their way for a request, over a connection that can break, so every output carries its position in
-the answer, as TCP's sequence numbers do: `AnswerSequence` finds what is lost, late, repeated or out of order.
+the answer, as TCP's sequence numbers do: `ReceivedTokens` finds what is lost, late, repeated or out of order.
 """
 
 from __future__ import annotations
@@ -15,15 +15,6 @@ import msgspec
 from serve_app.errors import TokensLostError
 
 Output = TypeVar("Output")
-
-
-class FrameAddress(msgspec.Struct, frozen=True):
-    """Where an ingress takes frames. It travels with each request, inside the cluster only."""
-
-    endpoint: str
-    """`tcp://HOST:PORT`."""
-    key: bytes
-    """The public key of the socket (CurveZMQ): nobody can connect without it, and only engines are told."""
 
 
 class FrameHeader(msgspec.Struct, array_like=True, gc=False):
@@ -67,8 +58,8 @@ class Frame(Generic[Output]):
         self.outputs.append(output)
 
 
-class AnswerSequence:
-    """The ingress's view of one answer: how much of it has arrived."""
+class ReceivedTokens:
+    """How much of a sequence's answer has arrived in its ingress."""
 
     __slots__ = ("num_tokens",)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from serve_app.transport.frames import FrameAddress
+from serve_app.transport.curve import CurveAddress
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -21,7 +21,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     prompt_token_ids: list[int]
     sampling_params: bytes
     """vLLM's `SamplingParams` as msgpack. Opaque here, so that this module needs no vLLM."""
-    reply_to: FrameAddress
+    reply_to: CurveAddress
     """Where the tokens go."""
     call: int
     """The ingress's number of this request, which the frames carry."""

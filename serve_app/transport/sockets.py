@@ -18,7 +18,8 @@ import zmq
 import zmq.asyncio
 
 from serve_app.errors import IngressBlockedError
-from serve_app.transport.frames import Frame, FrameAddress, FrameHeader, Parts, decode_header, encode_header
+from serve_app.transport.curve import CurveAddress
+from serve_app.transport.frames import Frame, FrameHeader, Parts, decode_header, encode_header
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class FrameReceiver:
         # The same socket without futures, for what is there already.
         self._waiting: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
         port = self._socket.bind_to_random_port(f"tcp://{netloc}")
-        self.address = FrameAddress(f"tcp://{netloc}:{port}", public)
+        self.address = CurveAddress(f"tcp://{netloc}:{port}", public)
 
     async def receive(self) -> list[tuple[FrameHeader, Parts]]:
         """Returns the frames that are there, at least one: headers, and outputs as they were encoded."""
@@ -149,9 +150,9 @@ class FrameSender(Generic[Output]):
         self._encode, self._merge = encode, merge
         self._context = zmq.asyncio.Context()
         self._public, self._secret = zmq.curve_keypair()
-        self._links: OrderedDict[FrameAddress, FrameLink[Output]] = OrderedDict()
+        self._links: OrderedDict[CurveAddress, FrameLink[Output]] = OrderedDict()
 
-    def open(self, address: FrameAddress) -> FrameLink[Output]:
+    def open(self, address: CurveAddress) -> FrameLink[Output]:
         """Returns the link to the ingress at `address`, for one request; `release` gives it back."""
         link = self._links.get(address)
         if link is None:
@@ -172,7 +173,7 @@ class FrameSender(Generic[Output]):
         for link in self._links.values():
             link.flush()
 
-    def _connect(self, address: FrameAddress) -> zmq.asyncio.Socket:
+    def _connect(self, address: CurveAddress) -> zmq.asyncio.Socket:
         socket = self._context.socket(zmq.PUSH)
         for option, value in (
             (zmq.LINGER, 0),

@@ -18,7 +18,7 @@ from serve_app.answers.items import TokenLogprob
 from serve_app.api.inbox import Inbox, Reason
 from serve_app.api.sampling import Sampling
 from serve_app.errors import EngineFailedError, ServiceError, TokensLostError
-from serve_app.transport.frames import AnswerSequence
+from serve_app.transport.frames import ReceivedTokens
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
 from serve_app.vllm_adapter import wire
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["RemoteEngine", "RemoteSequence"]
 
-Generate = Callable[[GenerateRequest, AnswerSequence, Place], Awaitable[int]]
+Generate = Callable[[GenerateRequest, ReceivedTokens, Place], Awaitable[int]]
 
 # The reply to a call and its last frame race. Between two machines the frame is there within milliseconds; a
 # busy ingress reads both late, but in the same event loop.
@@ -46,7 +46,7 @@ class RemoteSequence:
 
     def __init__(self, request_id: str, inbox: Inbox, choice: int, stop_token_ids: Sequence[int]) -> None:
         self.request_id = request_id
-        self.arrived = AnswerSequence()
+        self.arrived = ReceivedTokens()
         self.is_finished = asyncio.Event()
         self.task: asyncio.Task[None]
         self._inbox, self._choice = inbox, choice

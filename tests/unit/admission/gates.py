@@ -18,7 +18,7 @@ from serve_app.admission.messages import Event, Join, Joined, Message, Ping, Unk
 from serve_app.admission.policy import Addressed, Admission
 from serve_app.admission.rules import Rules
 from serve_app.admission.server import GateServer
-from serve_app.transport.frames import FrameAddress
+from serve_app.transport.curve import CurveAddress
 
 # After this long a test has failed.
 TIMEOUT_S = 8.0
@@ -65,14 +65,14 @@ class Where:
     """Says where the gate is, once for each time that a test says so."""
 
     def __init__(self) -> None:
-        self._addresses: asyncio.Queue[FrameAddress] = asyncio.Queue()
+        self._addresses: asyncio.Queue[CurveAddress] = asyncio.Queue()
         self.is_asked = asyncio.Event()
 
-    def __call__(self) -> Coroutine[Any, Any, FrameAddress]:
+    def __call__(self) -> Coroutine[Any, Any, CurveAddress]:
         self.is_asked.set()
         return self._addresses.get()
 
-    def is_at(self, address: FrameAddress) -> None:
+    def is_at(self, address: CurveAddress) -> None:
         self.is_asked.clear()
         self._addresses.put_nowait(address)
 
@@ -141,7 +141,7 @@ class ScriptedGate:
         self._socket.curve_server = True
         self._socket.curve_secretkey = secret
         port = self._socket.bind_to_random_port("tcp://127.0.0.1")
-        self.address = FrameAddress(f"tcp://127.0.0.1:{port}", public)
+        self.address = CurveAddress(f"tcp://127.0.0.1:{port}", public)
         self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[Message])
         self._heard: deque[Message] = deque()
         self.ingress = b""

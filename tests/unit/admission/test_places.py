@@ -8,7 +8,7 @@ import pytest
 from serve_app.admission import places
 from serve_app.admission.places import Place
 from serve_app.errors import OverloadedError
-from serve_app.transport.frames import FrameAddress
+from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
 
 TIMEOUT_S = 10.0
@@ -33,7 +33,7 @@ def new_request(request_id: str) -> GenerateRequest:
         request_id=request_id,
         prompt_token_ids=[1],
         sampling_params=b"",
-        reply_to=FrameAddress("tcp://127.0.0.1:1", b""),
+        reply_to=CurveAddress("tcp://127.0.0.1:1", b""),
         call=0,
     )
 

@@ -43,13 +43,13 @@ RATE = 250.0
 
 
 def make_request(call: int = 0, prompt: list[int] | None = None, **params: Any) -> GenerateRequest:
-    from serve_app.transport.frames import FrameAddress
+    from serve_app.transport.curve import CurveAddress
 
     return GenerateRequest(
         request_id=f"chatcmpl-{call}-abc",
         prompt_token_ids=prompt or [1, 2, 3],
         sampling_params=msgspec.msgpack.encode({"temperature": 0, "stop": []} | params),
-        reply_to=FrameAddress("", b""),
+        reply_to=CurveAddress("", b""),
         call=call,
     )
 

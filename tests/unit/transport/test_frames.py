@@ -6,7 +6,7 @@ import pytest
 from msgspec.msgpack import encode
 
 from serve_app.errors import TokensLostError
-from serve_app.transport.frames import AnswerSequence, Frame, FrameHeader, decode_header, encode_header
+from serve_app.transport.frames import Frame, FrameHeader, ReceivedTokens, decode_header, encode_header
 
 Tokens = list[int]
 
@@ -66,14 +66,14 @@ def test_other_headers_are_refused(content: bytes) -> None:
         decode_header(content)
 
 
-# --- sequences -----------------------------------------------------------------------------------------
+# --- received tokens -----------------------------------------------------------------------------------
 
 STEPS = [(0, 1), (1, 3), (4, 0), (4, 2), (6, 1)]
 
 
 def accepted(steps: list[tuple[int, int]]) -> list[bool]:
-    sequence = AnswerSequence()
-    return [sequence.accept(*step) for step in steps]
+    received = ReceivedTokens()
+    return [received.accept(*step) for step in steps]
 
 
 def test_steps_in_order() -> None:
@@ -97,11 +97,11 @@ def test_an_earlier_part_is_here_already() -> None:
 
 @pytest.mark.parametrize("steps", [[(1, 1)], [(0, 2), (3, 1)], [(0, 2), (1, 3)]])
 def test_a_gap_or_an_overlap_is_an_error(steps: list[tuple[int, int]]) -> None:
-    sequence = AnswerSequence()
+    received = ReceivedTokens()
     for step in steps[:-1]:
-        assert sequence.accept(*step)
+        assert received.accept(*step)
     with pytest.raises(TokensLostError, match="can be sent again"):
-        sequence.accept(*steps[-1])
+        received.accept(*steps[-1])
 
 
 def test_whatever_the_network_does_the_text_is_right_or_there_is_an_error() -> None:
@@ -122,16 +122,16 @@ def test_whatever_the_network_does_the_text_is_right_or_there_is_an_error() -> N
             parts[index], parts[other] = parts[other], parts[index]
         elif mishap == "late":
             parts.append(parts.pop(index))
-        sequence, text = AnswerSequence(), []
+        received, text = ReceivedTokens(), []
         try:
             for position, tokens in parts:
-                if sequence.accept(position, len(tokens)):
+                if received.accept(position, len(tokens)):
                     text += tokens
         except TokensLostError:
             outcome = "error"
         else:
             # The reply to the call says how many there are.
-            outcome = "whole" if sequence.num_tokens == len(answer) else "short"
+            outcome = "whole" if received.num_tokens == len(answer) else "short"
             assert text == answer[: len(text)]
             if outcome == "whole":
                 assert text == answer

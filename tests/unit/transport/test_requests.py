@@ -4,14 +4,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from serve_app.transport.frames import FrameAddress
+from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
 
 SMALL: dict[str, Any] = {
     "request_id": "r-1",
     "prompt_token_ids": [200006, 1],
     "sampling_params": b"\x80\xff",
-    "reply_to": FrameAddress("tcp://127.0.0.1:4000", b"key"),
+    "reply_to": CurveAddress("tcp://127.0.0.1:4000", b"key"),
     "call": 7,
 }
 FULL: dict[str, Any] = SMALL | {

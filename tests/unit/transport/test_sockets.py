@@ -14,7 +14,8 @@ import zmq.utils.monitor
 
 from serve_app.errors import IngressBlockedError
 from serve_app.transport import sockets as frame_sockets
-from serve_app.transport.frames import FrameAddress, FrameHeader, encode_header
+from serve_app.transport.curve import CurveAddress
+from serve_app.transport.frames import FrameHeader, encode_header
 from serve_app.transport.sockets import FrameReceiver, FrameSender
 
 Tokens = list[int]
@@ -146,7 +147,7 @@ def test_what_waits_for_an_ingress_is_bounded(monkeypatch: pytest.MonkeyPatch) -
     async def work() -> None:
         sender = new_sender()
         public, _ = zmq.curve_keypair()
-        link = sender.open(FrameAddress("tcp://127.0.0.1:1", public))  # nobody is there
+        link = sender.open(CurveAddress("tcp://127.0.0.1:1", public))  # nobody is there
         for step in range(101):
             link.add(1, step * 10, [0] * 10, 10)
         with pytest.raises(IngressBlockedError, match="has not read"):
@@ -242,7 +243,7 @@ def test_idle_links_are_kept_and_the_oldest_are_closed(monkeypatch: pytest.Monke
     async def work() -> None:
         sender = new_sender()
         key, _ = zmq.curve_keypair()
-        addresses = [FrameAddress(f"tcp://127.0.0.1:{port}", key) for port in range(1, 5)]
+        addresses = [CurveAddress(f"tcp://127.0.0.1:{port}", key) for port in range(1, 5)]
         links = [sender.open(address) for address in addresses]
         for link in links[1:]:
             sender.release(link)

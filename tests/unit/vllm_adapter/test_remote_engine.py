@@ -18,7 +18,7 @@ from serve_app.api.sampling import Sampling
 from serve_app.config import read_config
 from serve_app.engine_arguments import engine_arguments
 from serve_app.errors import BadRequestError, EngineFailedError, EngineLostError, TokensLostError
-from serve_app.transport.frames import AnswerSequence
+from serve_app.transport.frames import ReceivedTokens
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver, FrameSender
 from tests.services import ROOT
@@ -55,13 +55,13 @@ class Harness:
 
         self.sender = FrameSender(new_encoder(), merge)
         self.requests: list[GenerateRequest] = []
-        self.arrived: list[AnswerSequence] = []
+        self.arrived: list[ReceivedTokens] = []
         self.generate, self.owner = generate, Owner()
         self.remote = RemoteEngine(
             self._generate, FrameReceiver("127.0.0.1"), SamplingParamsEncoder({"top_p": 0.9}, MAX_MODEL_LEN)
         )
 
-    async def _generate(self, request: GenerateRequest, arrived: AnswerSequence, place: Place) -> int:
+    async def _generate(self, request: GenerateRequest, arrived: ReceivedTokens, place: Place) -> int:
         # It crosses a process boundary.
         self.requests.append(pickle.loads(pickle.dumps(request)))
         self.arrived.append(arrived)
