@@ -1,8 +1,10 @@
 """Replays arrival traces through Ray Serve's own autoscaling code and chooses the service's defaults.
 
     python -m benchmarks.autoscaling --out benchmarks/results/autoscaling.json --picture docs/autoscaling.svg
+    python -m benchmarks.autoscaling --picture docs/autoscaling.svg
 
 Nothing is started: the time is virtual and replicas are a model. About five minutes on one core.
+Without --out nothing is chosen: the picture is drawn anew with the settings that the results name.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ SHORT_ANSWER_TOKENS = 512
 # Without staged compile caches (benchmarks/results/bare_node.json).
 COLD_START_S = 256.0
 STARTED = time.monotonic()
+RESULTS = Path(__file__).parents[1] / "results/autoscaling.json"
 
 
 class Study:
@@ -89,13 +92,23 @@ def named(chosen: Policy) -> list[Policy]:
     up_s, down_s, factor = chosen.upscale_delay_s, chosen.downscale_delay_s, chosen.downscaling_factor
     assert chosen.share is not None
     return [
-        replace(chosen, name="default"),
+        replace(chosen, name="chosen"),
         candidate(1.0, up_s, down_s, factor, name="target = cap"),
-        candidate(chosen.share, up_s, down_s, name="default, factor 1"),
-        candidate(chosen.share, up_s, down_s, factor, name="default, from zero", min_replicas=0),
+        candidate(chosen.share, up_s, down_s, name="chosen, factor 1"),
+        candidate(chosen.share, up_s, down_s, factor, name="chosen, from zero", min_replicas=0),
         policies.serve_defaults(),
         policies.serve_llm_defaults(),
     ]
+
+
+def redrawn(chosen: Policy) -> str:
+    """Returns the picture of settings that were chosen before, as SVG."""
+    parameters = replace(Parameters(), control_interval_s=CONTROL_LOOP_INTERVAL_S)
+    exact = study(parameters, SEED)
+    exact.traces = [trace for trace in exact.traces if trace.name in picture.TRACES]
+    return picture.draw(
+        {policy.name: exact.runs(policy) for policy in named(chosen) if policy.name in picture.COLORS}
+    )
 
 
 def variants(chosen: Policy, parameters: Parameters) -> dict[str, choice.Entry]:
@@ -124,6 +137,9 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="write the picture as SVG")
     options = parser.parse_args()
     gc.disable()  # nothing here makes cycles, and looking for them takes a fifth of the time
+    if options.picture and not options.out:
+        options.picture.write_text(redrawn(Policy(**json.loads(RESULTS.read_text())["chosen"])))
+        return
     parameters = Parameters()
     all_runs = study(parameters, SEED)
     first = all_runs.candidates(choice.first_candidates())

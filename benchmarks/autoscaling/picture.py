@@ -12,7 +12,7 @@ from serve_app.bench.picture import CARD, FONT, INK, PALE, Panel, Point
 from serve_app.bench.picture import _text as text
 
 TRACES = "daily", "burst"
-COLORS = {"default": "#2b6cb0", "target = cap": "#dd6b20", "Ray Serve LLM's defaults": "#9b2c2c"}
+COLORS = {"chosen": "#2b6cb0", "target = cap": "#dd6b20", "Ray Serve LLM's defaults": "#9b2c2c"}
 WIDTH, MARGIN, GAP = 1080, 72, 84
 TOP, ROW, PANEL = 118, 196, 130
 BIN_S, MINUTE_S = 30.0, 60.0
@@ -65,7 +65,7 @@ def _column(column: int, runs: dict[str, Run]) -> list[str]:
         lines += panel.frame(title, "minutes", lambda value: f"{value:g}")
         if row == 0:
             lines.append(panel.line(load, PALE))
-        # The default last, on top of the others.
+        # What was chosen comes last, on top of the others.
         for name in reversed(COLORS):
             color = COLORS[name]
             if row == 1:
