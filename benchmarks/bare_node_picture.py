@@ -35,9 +35,8 @@ def seconds_of(start: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Writes the picture to standard output."""
-    results = json.loads(RESULTS.read_text())
+def draw(results: dict[str, Any]) -> str:
+    """Returns the picture as SVG."""
     names = ["bare node,\nno caches", "bare node,\ncaches from S3"]
     height = TOP + ROW * len(names) + 70
     lines = [
@@ -74,7 +73,12 @@ def main() -> None:
         lines.append(f'<text x="{x + 17}" y="{y + 11}" font-size="12">{phase}</text>')
         x += 30 + 7 * len(phase)
     lines.append("</svg>")
-    sys.stdout.write("\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Writes the picture to standard output."""
+    sys.stdout.write(draw(json.loads(RESULTS.read_text())))
 
 
 if __name__ == "__main__":

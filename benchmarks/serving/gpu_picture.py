@@ -29,15 +29,21 @@ def draw(results: dict[str, Any]) -> str:
     title = f"gpt-oss-20b with EAGLE3 drafts on one {gpu}: one run, two rounds of each load"
     picture.text(24, 34, title, font_weight=600, font_size=15)
     picture.text(24, 72, "tokens in / out, open", fill="#52606d")
+    # As in the text: long answers first, then from many open requests to one.
+    points = sorted(
+        results["points"],
+        key=lambda point: (point["output_tokens"], point["input_tokens"], point["concurrency"]),
+        reverse=True,
+    )
     columns = (("tokens a second", _tokens, LEFT), ("time to first token, p50, ms", _ttft, LEFT + BARS + GAP))
     y = float(TOP)
     for heading, value, left in columns:
         picture.text(left, 72, heading, fill="#52606d")
-        most = max(value(one) for point in results["points"] for one in _rounds(point))
+        most = max(value(one) for point in points for one in _rounds(point))
         y = float(TOP)
-        for point in results["points"]:
+        for point in points:
             if left == LEFT:
-                label = f"{point['input_tokens']} / {point['output_tokens']}, {point['concurrency']}"
+                label = f"{point['input_tokens']:,} / {point['output_tokens']:,}, {point['concurrency']}"
                 picture.text(24, y + 20, label)
             for name in filter(point["systems"].get, NAMES):
                 rounds = point["systems"][name]
@@ -50,7 +56,7 @@ def draw(results: dict[str, Any]) -> str:
             y += 14
     x = float(LEFT)
     for name in NAMES:
-        if not any(name in point["systems"] for point in results["points"]):
+        if not any(name in point["systems"] for point in points):
             continue
         for number, color in enumerate(COLORS[name], 1):
             picture.rect(x, y + 6, 12, 12, color)

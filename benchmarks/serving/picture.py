@@ -16,9 +16,15 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 RESULTS = Path(__file__).parents[1] / "results/serving_cpu.json"
-STAGES = {"engine": "#38a169", "ingress": "#2b6cb0", "proxy": "#ed8936"}
-LINES = ("#2b6cb0", "#38a169", "#9b2c2c", "#dd6b20", "#805ad5", "#4a5568")
-WIDTH, LEFT, BARS = 1080, 210, 620
+# Greys for the stages of a token, with the colour of a figure on them; colours for the services.
+STAGES = {
+    "engine": ("#4a5568", "#ffffff"),
+    "ingress": ("#a0aec0", "#1f2933"),
+    "proxy": ("#dfe5ec", "#1f2933"),
+}
+LINES = ("#2b6cb0", "#38a169", "#9b2c2c", "#dd6b20", "#805ad5", "#0987a0")
+NAMES = {"handle": "Serve's streaming handle", "Ray LLM": "Ray Serve LLM", "floor": "bare uvicorn"}
+WIDTH, LEFT, BARS = 1080, 260, 580
 ROW, BAR, TOP = 30, 20, 92
 CHART, GAP = 250, 80
 MIN_LABEL = 34.0
@@ -61,31 +67,45 @@ def bars(picture: Picture, arms: list[dict[str, Any]]) -> float:
     """Draws a bar for each arm; returns where the next thing may begin."""
     totals = [arm["at_the_most"]["cpu_us_per_token_without_rest"] for arm in arms]
     scale = BARS / max(totals)
+    colors = colors_of(arms)
     y = float(TOP)
     for arm, total in zip(arms, totals, strict=True):
         x = float(LEFT)
-        picture.text(24, y + 15, f"{arm['name']}, {arm['tokens_per_step']:g}")
-        for stage, color in STAGES.items():
+        picture.rect(24, y + 4, 12, 12, colors[arm["name"]])
+        picture.text(42, y + 15, f"{shown(arm)}, {arm['tokens_per_step']:g}")
+        for stage, (color, ink) in STAGES.items():
             us = arm["at_the_most"]["cpu_us_per_token"][stage]
             picture.rect(x, y, us * scale, BAR, color, f"{stage}: {us} µs")
             if us * scale >= MIN_LABEL:
-                picture.text(x + us * scale / 2, y + 15, f"{us:.0f}", text_anchor="middle", fill="#ffffff")
+                picture.text(x + us * scale / 2, y + 15, f"{us:.0f}", text_anchor="middle", fill=ink)
             x += us * scale
         picture.text(x + 8, y + 15, f"{total:.0f} µs", font_weight=600)
         most = arm["max_tokens_per_s"]
         picture.text(WIDTH - 24, y + 15, f"{most:,}", text_anchor="end")
         y += ROW
     x = float(LEFT)
-    for stage, color in STAGES.items():
+    for stage, (color, _) in STAGES.items():
         picture.rect(x, y + 6, 12, 12, color)
         picture.text(x + 17, y + 17, stage, font_size=12)
         x += 90
     return y + 30
 
 
+def colors_of(arms: list[dict[str, Any]]) -> dict[str, str]:
+    """Returns the colour of each service by its name, the same in both parts."""
+    return dict(zip(dict.fromkeys(arm["name"] for arm in arms), LINES, strict=False))
+
+
+def shown(arm: dict[str, Any]) -> str:
+    """Returns the name of a service as the text has it."""
+    name: str = arm["name"]
+    return NAMES.get(name, name)
+
+
 def latencies(picture: Picture, arms: list[dict[str, Any]], top: float) -> float:
     """Draws a chart for each quantile side by side; returns where the next thing may begin."""
     width = (WIDTH - 48 - GAP) / 2 - 20
+    colors = colors_of(arms)
     points = [point for arm in arms for point in arm["at_shares_of_it"].values()]
     most_x = max(point["tokens_per_s"] for point in points) * 1.05
     values = [point["added_latency_ms"][q] for point in points for q in QUANTILES]
@@ -104,20 +124,21 @@ def latencies(picture: Picture, arms: list[dict[str, Any]], top: float) -> float
         step = 10 ** math.floor(math.log10(most_x))
         for tick in range(0, int(most_x) + 1, step if most_x / step > 3 else step // 2):
             picture.text(at(tick, 1)[0], top + 24 + CHART + 18, f"{tick:,}", text_anchor="middle")
-        for arm, color in zip(arms, LINES, strict=False):
+        for arm in arms:
+            color = colors[arm["name"]]
             line = [
                 (point["tokens_per_s"], point["added_latency_ms"][quantile])
                 for point in arm["at_shares_of_it"].values()
             ]
             picture.line([at(*point) for point in line], stroke=color, stroke_width=2)
             for x, y in line:
-                picture.circle(*at(x, y), color, f"{arm['name']}: {y} ms at {x:,} tokens/s")
+                picture.circle(*at(x, y), color, f"{shown(arm)}: {y} ms at {x:,} tokens/s")
     y = top + 24 + CHART + 42
     x = 24.0
-    for arm, color in zip(arms, LINES, strict=False):
-        picture.rect(x, y - 10, 12, 12, color)
-        picture.text(x + 17, y, arm["name"], font_size=12)
-        x += 40 + 7 * len(arm["name"])
+    for arm in arms:
+        picture.rect(x, y - 10, 12, 12, colors[arm["name"]])
+        picture.text(x + 17, y, shown(arm), font_size=12)
+        x += 40 + 7 * len(shown(arm))
     picture.text(WIDTH - 24, y, "tokens/s through one ingress", text_anchor="end", font_size=12)
     return y + 24
 
