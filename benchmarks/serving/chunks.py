@@ -24,7 +24,7 @@ async def chat_chunks(engine: StreamingEngine, request_id: str, max_tokens: int)
         prompt_token_ids=PROMPT,
         sampling_params=msgspec.msgpack.encode({"max_tokens": max_tokens, "ignore_eos": True}),
         reply_to=CurveAddress("", b""),
-        call=0,
+        sequence=0,
     )
     head = (
         f'data: {{"id":"chatcmpl-{request_id}","object":"chat.completion.chunk","created":1795482368,'

@@ -39,9 +39,9 @@ class Arrivals:
         self._frames: list[tuple[FrameHeader, Parts]] = []
         self._is_there = asyncio.Event()
 
-    def put(self, call: int, position: int, part: bytes) -> None:
+    def put(self, sequence: int, position: int, part: bytes) -> None:
         """Takes one output."""
-        self._frames.append((FrameHeader([call], [position]), [part]))
+        self._frames.append((FrameHeader([sequence], [position]), [part]))
         self._is_there.set()
 
     async def receive(self) -> list[tuple[FrameHeader, Parts]]:
@@ -76,7 +76,7 @@ class HandleIngress(Ingress):
             try:
                 await place.granted()
                 async for position, num_new, part in responses:
-                    self._arrivals.put(request.call, position, part)
+                    self._arrivals.put(request.sequence, position, part)
                     num_tokens += num_new
                 return num_tokens
             finally:

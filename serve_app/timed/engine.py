@@ -95,7 +95,7 @@ class TimedEngine:
             num_due = math.floor(request.num_steps * self._tokens_per_step)
             output = answer.take(num_due - position)
             try:
-                request.link.add(request.call, position, output, answer.position - position)
+                request.link.add(request.sequence, position, output, answer.position - position)
             except IngressBlockedError as error:
                 request.error = error
                 ended.append(request)
@@ -152,7 +152,7 @@ class _Request:
     """A request in the engine."""
 
     def __init__(self, request: GenerateRequest, answer: Answer, link: FrameLink[Output]) -> None:
-        self.request_id, self.call = request.request_id, request.call
+        self.request_id, self.sequence = request.request_id, request.sequence
         self.num_prompt_tokens = len(request.prompt_token_ids)
         self.answer, self.link = answer, link
         self.received_ns = time.monotonic_ns()

@@ -1,7 +1,7 @@
-"""Step frames: what an engine replica produced in one engine step for the requests of one ingress.
+"""Step frames: what an engine replica produced in one engine step for the sequences of one ingress.
 
 A frame is a multipart message: a `FrameHeader`, then the outputs as the engine encodes them. Several frames
-may be on their way for a request, over a connection that can break, so every output carries its position in
+may be on their way for a sequence, over a connection that can break, so every output carries its position in
 the answer, as TCP's sequence numbers do: `ReceivedTokens` finds what is lost, late, repeated or out of order.
 """
 
@@ -20,8 +20,8 @@ Output = TypeVar("Output")
 class FrameHeader(msgspec.Struct, array_like=True, gc=False):
     """Says to which answers the outputs of a frame belong; both lists are as long as the list of outputs."""
 
-    calls: list[int]
-    """The ingress's numbers of the requests."""
+    sequences: list[int]
+    """The ingress's numbers of the sequences."""
     positions: list[int]
     """How many tokens of its answer were sent before each output."""
 
@@ -29,13 +29,13 @@ class FrameHeader(msgspec.Struct, array_like=True, gc=False):
 class Frame(Generic[Output]):
     """A frame that is being put together: what could not be sent yet.
 
-    Outputs of the same request are merged where `merge` can (it returns None where it cannot), so that a
-    frame that waits grows with the number of requests and tokens, and not with the number of steps.
+    Outputs of the same sequence are merged where `merge` can (it returns None where it cannot), so that a
+    frame that waits grows with the number of sequences and tokens, and not with the number of steps.
     """
 
     def __init__(self, merge: Callable[[Output, Output], Output | None]) -> None:
         self._merge = merge
-        # Of each request: the index of its last output, and the position after it.
+        # Of each sequence: the index of its last output, and the position after it.
         self._last: dict[int, tuple[int, int]] = {}
         self.header = FrameHeader([], [])
         self.outputs: list[Output] = []
@@ -44,16 +44,16 @@ class Frame(Generic[Output]):
     def __bool__(self) -> bool:
         return bool(self.outputs)
 
-    def add(self, call: int, position: int, output: Output, num_tokens: int) -> None:
+    def add(self, sequence: int, position: int, output: Output, num_tokens: int) -> None:
         """Adds an output; it is merged only with one that it continues."""
         self.num_tokens += num_tokens
-        index, end = self._last.get(call, (-1, -1))
+        index, end = self._last.get(sequence, (-1, -1))
         if end == position and (merged := self._merge(self.outputs[index], output)) is not None:
             self.outputs[index] = merged
-            self._last[call] = index, position + num_tokens
+            self._last[sequence] = index, position + num_tokens
             return
-        self._last[call] = len(self.outputs), position + num_tokens
-        self.header.calls.append(call)
+        self._last[sequence] = len(self.outputs), position + num_tokens
+        self.header.sequences.append(sequence)
         self.header.positions.append(position)
         self.outputs.append(output)
 
@@ -90,7 +90,7 @@ def encode_header(header: FrameHeader) -> bytes:
 def decode_header(part: Any) -> FrameHeader:
     """Returns what `encode_header` was given. Raises `msgspec.MsgspecError` for anything else."""
     header = _DECODER.decode(part)
-    if len(header.calls) != len(header.positions):
+    if len(header.sequences) != len(header.positions):
         raise msgspec.ValidationError("a frame's lists differ in length")
     return header
 

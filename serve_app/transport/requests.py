@@ -23,8 +23,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """vLLM's `SamplingParams` as msgpack. Opaque here, so that this module needs no vLLM."""
     reply_to: CurveAddress
     """Where the tokens go."""
-    call: int
-    """The ingress's number of this request, which the frames carry."""
+    sequence: int
+    """The ingress's number of this sequence, which the frames carry."""
     priority: int = 0
     cache_salt: str | None = None
     session_id: str | None = None

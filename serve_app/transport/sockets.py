@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 Output = TypeVar("Output")
 
 # Frames that a socket holds for a peer that does not read. What waits longer waits in a `Frame`, where the
-# outputs of a request are merged: a busy ingress gets fewer and larger frames.
+# outputs of a sequence are merged: a busy ingress gets fewer and larger frames.
 HIGH_WATER_MARK = 8
 # Tokens that wait for one ingress before its requests are given up: a minute of a whole H100's output.
 MAX_WAITING_TOKENS = 1_000_000
-# Links without open requests that an engine keeps: connecting again takes a handshake.
+# Links without open sequences that an engine keeps: connecting again takes a handshake.
 MAX_IDLE_LINKS = 64
 # How many frames are taken at once, so that one busy engine cannot keep the event loop from its other work.
 MAX_FRAMES_AT_ONCE = 64
@@ -105,15 +105,15 @@ class FrameLink(Generic[Output]):
         self._socket, self._encode, self._merge = socket, encode, merge
         self._frame = Frame(merge)
         self._sending: asyncio.Future[Any] | None = None
-        self.num_calls = 0
+        self.num_sequences = 0
 
-    def add(self, call: int, position: int, output: Output, num_tokens: int) -> None:
+    def add(self, sequence: int, position: int, output: Output, num_tokens: int) -> None:
         """Adds an output to the next frame. Raises `IngressBlockedError` when too much waits already."""
         if self._frame.num_tokens > MAX_WAITING_TOKENS:
             raise IngressBlockedError(
                 f"the ingress has not read for so long that {self._frame.num_tokens} tokens wait for it"
             )
-        self._frame.add(call, position, output, num_tokens)
+        self._frame.add(sequence, position, output, num_tokens)
 
     def flush(self) -> None:
         """Sends what was added, at once or as soon as the ingress has read enough of what was sent before."""
@@ -153,18 +153,18 @@ class FrameSender(Generic[Output]):
         self._links: OrderedDict[CurveAddress, FrameLink[Output]] = OrderedDict()
 
     def open(self, address: CurveAddress) -> FrameLink[Output]:
-        """Returns the link to the ingress at `address`, for one request; `release` gives it back."""
+        """Returns the link to the ingress at `address`, for one sequence; `release` gives it back."""
         link = self._links.get(address)
         if link is None:
             link = self._links[address] = FrameLink(self._connect(address), self._encode, self._merge)
         self._links.move_to_end(address)
-        link.num_calls += 1
+        link.num_sequences += 1
         return link
 
     def release(self, link: FrameLink[Output]) -> None:
-        """Of the links without requests, those used longest ago are closed."""
-        link.num_calls -= 1
-        idle = [address for address, other in self._links.items() if not other.num_calls]
+        """Of the links without sequences, those used longest ago are closed."""
+        link.num_sequences -= 1
+        idle = [address for address, other in self._links.items() if not other.num_sequences]
         for address in idle[:-MAX_IDLE_LINKS]:
             self._links.pop(address).close()
 

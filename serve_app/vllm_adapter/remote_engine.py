@@ -146,7 +146,7 @@ class RemoteEngine:
             prompt_token_ids=list(prompt_token_ids),
             sampling_params=self._encode.encode(params, seed_offset, len(prompt_token_ids)),
             reply_to=self._receiver.address,
-            call=number,
+            sequence=number,
             priority=sampling.priority,
             cache_salt=sampling.cache_salt,
             session_id=sampling.session_id,
@@ -185,7 +185,7 @@ class RemoteEngine:
                 except msgspec.MsgspecError as error:
                     logger.error("a frame was dropped: %s; do all replicas run the same version?", error)
                     continue
-                for number, position, output in zip(header.calls, header.positions, outputs, strict=True):
+                for number, position, output in zip(header.sequences, header.positions, outputs, strict=True):
                     if sequence := self._open.get(number):
                         sequence.take(position, output)
 

@@ -36,7 +36,7 @@ WORKER_EXTENSION = "serve_app.vllm_worker.graph_report.GraphReport"
 class _Answer:
     """A request that is being generated, and where its tokens go."""
 
-    call: int
+    sequence: int
     link: FrameLink[EngineCoreOutput]
     num_tokens: int = 0
     core_id: str = ""
@@ -92,7 +92,7 @@ class TokenEngine:
             # AsyncLLM would make objects of them that nobody looks at.
             output.new_logprobs = output.new_prompt_logprobs_tensors = None
         try:
-            answer.link.add(answer.call, answer.num_tokens, sent, num_tokens)
+            answer.link.add(answer.sequence, answer.num_tokens, sent, num_tokens)
         except ServiceError as error:
             self._give_up(answer, error)
         else:
@@ -113,7 +113,7 @@ class TokenEngine:
         process has died and `IngressBlockedError` when nobody takes the tokens.
         """
         link = self._sender.open(request.reply_to)
-        answer = self._by_public_id[request.request_id] = _Answer(request.call, link)
+        answer = self._by_public_id[request.request_id] = _Answer(request.sequence, link)
         self.watch.begin()
         try:
             await self._generate(request)

@@ -50,7 +50,7 @@ def make_request(call: int = 0, prompt: list[int] | None = None, **params: Any) 
         prompt_token_ids=prompt or [1, 2, 3],
         sampling_params=msgspec.msgpack.encode({"temperature": 0, "stop": []} | params),
         reply_to=CurveAddress("", b""),
-        call=call,
+        sequence=call,
     )
 
 
@@ -100,7 +100,7 @@ class Bench:
                 outputs = decoder.decode(parts[0])
                 self.raw.append([bytes(part) for part in parts])
                 frame: dict[int, list[int]] = {}
-                for call, position, output in zip(header.calls, header.positions, outputs, strict=True):
+                for call, position, output in zip(header.sequences, header.positions, outputs, strict=True):
                     assert position == len(self.tokens(call)) + len(frame.get(call, []))
                     frame[call] = frame.get(call, []) + output.new_token_ids
                     self.reasons[call] = output.finish_reason

@@ -18,8 +18,8 @@ def join(first: Tokens, second: Tokens) -> Tokens | None:
 
 def frame_of(*steps: tuple[int, int, Tokens]) -> Frame[Tokens]:
     frame: Frame[Tokens] = Frame(join)
-    for call, position, tokens in steps:
-        frame.add(call, position, tokens, len(tokens))
+    for sequence, position, tokens in steps:
+        frame.add(sequence, position, tokens, len(tokens))
     return frame
 
 
@@ -30,21 +30,21 @@ def test_an_empty_frame_is_false() -> None:
 
 def test_outputs_of_different_requests_stay_apart() -> None:
     frame = frame_of((7, 0, [1]), (3, 40, [2, 3]))
-    assert (frame.header.calls, frame.header.positions) == ([7, 3], [0, 40])
+    assert (frame.header.sequences, frame.header.positions) == ([7, 3], [0, 40])
     assert frame.outputs == [[1], [2, 3]]
     assert frame.num_tokens == 3
 
 
 def test_outputs_of_one_request_are_merged_at_the_position_of_the_first() -> None:
     frame = frame_of((7, 10, [1, 2]), (8, 0, [9]), (7, 12, [3]))
-    assert (frame.header.calls, frame.header.positions) == ([7, 8], [10, 0])
+    assert (frame.header.sequences, frame.header.positions) == ([7, 8], [10, 0])
     assert frame.outputs == [[1, 2, 3], [9]]
     assert frame.num_tokens == 4
 
 
 def test_what_cannot_be_merged_follows() -> None:
     frame = frame_of((7, 0, [1, 0]), (7, 2, [3]), (7, 3, [4]))
-    assert (frame.header.calls, frame.header.positions) == ([7, 7], [0, 2])
+    assert (frame.header.sequences, frame.header.positions) == ([7, 7], [0, 2])
     assert frame.outputs == [[1, 0], [3, 4]]
 
 
@@ -59,7 +59,8 @@ def test_headers_round_trip() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xc1", encode([[1], [2, 3]]), encode([[1]]), encode(["a", []]), encode({"calls": []})]
+    "content",
+    [b"", b"\xc1", encode([[1], [2, 3]]), encode([[1]]), encode(["a", []]), encode({"sequences": []})],
 )
 def test_other_headers_are_refused(content: bytes) -> None:
     with pytest.raises(msgspec.MsgspecError):

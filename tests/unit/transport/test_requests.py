@@ -12,7 +12,7 @@ SMALL: dict[str, Any] = {
     "prompt_token_ids": [200006, 1],
     "sampling_params": b"\x80\xff",
     "reply_to": CurveAddress("tcp://127.0.0.1:4000", b"key"),
-    "call": 7,
+    "sequence": 7,
 }
 FULL: dict[str, Any] = SMALL | {
     "priority": -2,

@@ -49,7 +49,7 @@ async def receive(receiver: FrameReceiver) -> Received:
     received = []
     for header, [content] in await receiver.receive():
         outputs = msgspec.msgpack.decode(content, type=list[Tokens])
-        received += list(zip(header.calls, header.positions, outputs, strict=True))
+        received += list(zip(header.sequences, header.positions, outputs, strict=True))
     return received
 
 
@@ -69,8 +69,8 @@ def test_frames_arrive_in_order() -> None:
                 link.add(2, step * 2, [step, step], 2)
                 sender.flush()
             received = await receive_tokens(receiver, 150)
-            for call, width in ((1, 1), (2, 2)):
-                parts = [(position, tokens) for number, position, tokens in received if number == call]
+            for sequence, width in ((1, 1), (2, 2)):
+                parts = [(position, tokens) for number, position, tokens in received if number == sequence]
                 assert [token for _, tokens in parts for token in tokens] == [
                     step for step in range(50) for _ in range(width)
                 ]
@@ -87,11 +87,11 @@ def test_one_frame_for_all_requests_of_an_ingress() -> None:
         async with both_ends() as (receiver, sender):
             links = [sender.open(receiver.address) for _ in range(3)]
             assert links[0] is links[1] is links[2]
-            for call, link in enumerate(links):
-                link.add(call, 0, [call], 1)
+            for sequence, link in enumerate(links):
+                link.add(sequence, 0, [sequence], 1)
             sender.flush()
             [(header, _)] = await receiver.receive()
-            assert header.calls == [0, 1, 2]
+            assert header.sequences == [0, 1, 2]
 
     run(work())
 

@@ -78,7 +78,7 @@ class Harness:
         link = self.sender.open(request.reply_to)
         try:
             for position, output in steps:
-                link.add(request.call, position, output, len(output.new_token_ids))
+                link.add(request.sequence, position, output, len(output.new_token_ids))
                 self.sender.flush()
                 # What waits for the connection would be merged.
                 while link._frame or link._sending:  # noqa: ASYNC110
