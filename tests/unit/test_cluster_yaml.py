@@ -19,6 +19,7 @@ from moto import mock_aws
 
 from serve_app.config import read_config
 from serve_app.config.fast_paths import HA_PROXY, ON, THROUGHPUT_OPTIMIZED
+from serve_app.config.sections import EngineConfig
 from serve_app.deployment_options import engine_options, ingress_options
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
@@ -144,6 +145,11 @@ def test_its_scripts_are_there(cluster: dict[str, Any]) -> None:
     scripts = re.findall(r"~/gpt-oss-serve/(\S+)", text)
     assert {"scripts/nvme", "scripts/environment"} <= set(scripts)
     assert all(os.access(ROOT / script, os.X_OK) for script in scripts)
+
+
+def test_the_delay_that_a_comment_names_is_the_default() -> None:
+    named = re.findall(r"engine\.downscale_delay_s \((\d+) s\)", FILE.read_text())
+    assert named == [f"{EngineConfig.model_fields['downscale_delay_s'].default:g}"]
 
 
 def test_every_block_says_why() -> None:
