@@ -34,7 +34,7 @@ def new_request(request_id: str) -> GenerateRequest:
         prompt_token_ids=[1],
         sampling_params=b"",
         reply_to=CurveAddress("tcp://127.0.0.1:1", b""),
-        call=0,
+        sequence=0,
     )
 
 
