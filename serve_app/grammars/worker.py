@@ -44,6 +44,11 @@ NUM_LAST_STEPS = 16
 # Steps until it is seen whether any text can come to an end.
 MAX_STEPS_TO_END = 96
 
+# Objects and lists in one another, all of a structural tag's counted: vLLM takes no more
+# (`check_json_nesting`), and says so only in the engine, where a request has waited for its turn.
+MAX_NESTING = 80
+
+TOO_DEEP = f"its objects and lists nest too deeply: with those around them, more than {MAX_NESTING} levels"
 TOO_LARGE = "it takes too much memory"
 TOO_SLOW = "it takes too long at each token"
 NO_TEXT = "a text can come to a point where nothing fits it"
@@ -101,6 +106,8 @@ class Compiler:
 
     def problem(self, structural_tag: str) -> str | None:
         """Returns what is the matter with a structural tag, or None."""
+        if nests_deeper(structural_tag, MAX_NESTING):
+            return TOO_DEEP
         try:
             # A compiler of its own, as in `IsolatedCompiler`.
             compiler = self._xgrammar.GrammarCompiler(self._info, 1, True, -1)
@@ -167,6 +174,29 @@ class Compiler:
         self._mask.fill(-1)
         matcher.fill_next_token_bitmask(self._mask, 0, False)
         return np.nonzero(np.unpackbits(self._mask.view(np.uint8), bitorder="little"))[0]
+
+
+def nests_deeper(document: str, limit: int) -> bool:
+    """Whether objects and lists of a JSON document stand in one another more than `limit` deep.
+
+    False for what is no JSON.
+    """
+    try:
+        level: list[Any] = [[msgspec.json.decode(document)]]
+    except RecursionError:
+        return True
+    except msgspec.DecodeError:
+        return False
+    for _ in range(limit + 1):
+        level = [
+            child
+            for value in level
+            for child in (value.values() if isinstance(value, dict) else value)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _enter_content(matcher: Any, vocabulary: Vocabulary) -> None:

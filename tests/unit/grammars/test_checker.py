@@ -15,7 +15,7 @@ import pytest
 
 from serve_app.errors import BadRequestError, GrammarsBusyError
 from serve_app.grammars.checker import CRASHED, TOO_LONG, GrammarChecker
-from serve_app.grammars.worker import NO_TEXT, TOO_SLOW
+from serve_app.grammars.worker import MAX_NESTING, NO_TEXT, TOO_DEEP, TOO_SLOW, nests_deeper
 from serve_app.harmony.conversation import Tool
 from serve_app.harmony.grammar import ContentFormat, structural_tag
 from serve_app.harmony.tokens import Vocabulary
@@ -137,6 +137,29 @@ async def test_what_is_no_grammar(
         await checker.check(tag_of(kind, value), PARAM)
     else:
         assert message in await refusal(checker, tag_of(kind, value))
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """A schema whose objects stand in one another so deep."""
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth // 2):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+async def test_a_schema_that_nests_deeper_than_vllm_takes(checker: GrammarChecker) -> None:
+    await checker.check(tag_of("json_schema", nested(70)), PARAM)
+    assert await refusal(checker, tag_of("json_schema", nested(80))) == TOO_DEEP
+
+
+def test_how_deep_a_document_nests() -> None:
+    assert not nests_deeper("[" * 3 + "]" * 3, 3)
+    assert nests_deeper("[" * 4 + "]" * 4, 3)
+    assert nests_deeper('{"a": [1, {"b": {}}], "c": 1}', 3)
+    assert not nests_deeper('{"a": [1, {"b": {}}], "c": 1}', 4)
+    assert nests_deeper("[" * 100_000 + "]" * 100_000, MAX_NESTING)
+    assert not nests_deeper("[", 3)
+    assert not nests_deeper("1", 3)
 
 
 async def test_no_structural_tag(checker: GrammarChecker) -> None:
