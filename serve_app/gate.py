@@ -41,7 +41,7 @@ class Gate:
         return self._server.address
 
     async def load(self) -> tuple[int, int]:
-        """How many sequences have their place in an engine, and how many wait for one."""
+        """How many sequences have their slot in an engine, and how many wait for one."""
         return (self._admission.num_running, self._admission.num_waiting)
 
     async def check_health(self) -> None:

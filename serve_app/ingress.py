@@ -15,12 +15,12 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.util import get_node_ip_address
 
 from serve_app import readiness, sources
-from serve_app.admission import places
+from serve_app.admission import slot_grants
 from serve_app.admission.client import MESSAGES, GateClient
-from serve_app.admission.messages import Reason
-from serve_app.admission.places import Place
 from serve_app.admission.policy import NO_ENGINE_RETRY_S
+from serve_app.admission.protocol import Reason
 from serve_app.admission.rules import Rules, admission_rules
+from serve_app.admission.slot_grants import SlotGrant
 from serve_app.config import AppConfig
 from serve_app.errors import EngineLostError, EngineUnavailableError, ServiceError
 from serve_app.harmony import vocabulary_file
@@ -140,16 +140,16 @@ class Ingress:
             return num_ready
         raise EngineUnavailableError(MESSAGES[Reason.NO_ENGINE], NO_ENGINE_RETRY_S)
 
-    async def _generate(self, request: GenerateRequest, received: ReceivedTokens, place: Place) -> int:
+    async def _generate(self, request: GenerateRequest, received: ReceivedTokens, grant: SlotGrant) -> int:
         """Has an engine replica send its tokens, and returns their number. Cancelling the task cancels it."""
         from serve_app.vllm_adapter import VLLMClientError
 
-        with places.known(request.request_id, place):
-            # The call waits in the router for its place: so Serve's autoscaler counts it.
+        with slot_grants.known(request.request_id, grant):
+            # The call waits in the router for its grant: so Serve's autoscaler counts it.
             response = cast("DeploymentResponse[int]", self._call.remote(request))
             is_over = False
             try:
-                await place.granted()
+                await grant.granted()
                 num_tokens = await response
                 is_over = True
                 return num_tokens
@@ -166,8 +166,8 @@ class Ingress:
             finally:
                 if not is_over:
                     response.cancel()  # type: ignore[no-untyped-call]
-                has_begun = place.replica is not None
-                place.release(len(request.prompt_token_ids) + received.num_tokens if has_begun else 0)
+                has_begun = grant.replica is not None
+                grant.release(len(request.prompt_token_ids) + received.num_tokens if has_begun else 0)
 
 
 def _repair_metric() -> Callable[[str, str, int], None]:

@@ -12,7 +12,7 @@ from ray.serve._private.utils import generate_request_id
 # By module, not by name: Serve pickles the router's class by value, together with the globals it uses, and
 # the registries must be the process's own.
 from serve_app import readiness
-from serve_app.admission import places
+from serve_app.admission import slot_grants
 
 
 class EngineRouter(RequestRouter):
@@ -45,8 +45,8 @@ class EngineRouter(RequestRouter):
             # several it would route one.
             pending_request.metadata.internal_request_id = generate_request_id()
         # Serve counts a request as queued around this. One that is refused is cancelled by its caller.
-        if place := places.find(pending_request.args):
-            await place.granted()
+        if grant := slot_grants.find(pending_request.args):
+            await grant.granted()
         return await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
 
     async def choose_replicas(
@@ -56,7 +56,7 @@ class EngineRouter(RequestRouter):
         if pending_request is None:
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True
-        place = places.find(pending_request.args)
-        chosen = place.replica if place else None
+        grant = slot_grants.find(pending_request.args)
+        chosen = grant.replica if grant else None
         first = [r for r in candidate_replicas if r.replica_id.unique_id == chosen]
         return [first, [r for r in candidate_replicas if r not in first]]

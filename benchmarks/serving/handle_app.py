@@ -10,8 +10,8 @@ from ray.serve import Application, Deployment
 
 import serve_app.ingress
 from benchmarks.serving.stub import StreamingEngine
-from serve_app.admission import places
-from serve_app.admission.places import Place
+from serve_app.admission import slot_grants
+from serve_app.admission.slot_grants import SlotGrant
 from serve_app.config import AppConfig
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
 from serve_app.gate import Gate
@@ -69,19 +69,19 @@ class HandleIngress(Ingress):
         self._stream = engine.options(stream=True).generate_stream
         await super().__init__(config, engine, gate)
 
-    async def _generate(self, request: GenerateRequest, received: ReceivedTokens, place: Place) -> int:
+    async def _generate(self, request: GenerateRequest, received: ReceivedTokens, grant: SlotGrant) -> int:
         num_tokens = 0
-        with places.known(request.request_id, place):
+        with slot_grants.known(request.request_id, grant):
             responses = self._stream.remote(request)
             try:
-                await place.granted()
+                await grant.granted()
                 async for position, num_new, part in responses:
                     self._arrivals.put(request.sequence, position, part)
                     num_tokens += num_new
                 return num_tokens
             finally:
                 responses.cancel()
-                place.release(num_tokens)
+                grant.release(num_tokens)
 
 
 def build(args: AppConfig) -> Application:

@@ -3,9 +3,14 @@
 `Admission` decides, over messages in and events out, with no clock, socket or framework of its own. The gate
 (`serve_app.gate`) runs one for all ingresses; an ingress that cannot reach the gate runs one for itself.
 
-    ingress: http.py     a request is admitted, or refused with 429/503 and Retry-After
-             client.py   tells the gate, and hears which engine replica each sequence goes to
-    gate:    server.py   the socket
-             policy.py   Admission: line.py (who waits), slots.py (free places), key_limits.py,
-                         service_time.py
+    both:    protocol.py     what they say to each other
+    ingress: http.py         a request is admitted, or refused with 429/503 and Retry-After
+             client.py       asks the gate, and hears which engine replica each sequence goes to
+             slot_grants.py  a sequence's slot in an engine replica, granted at once or awaited
+             link.py         the connection to the gate
+    gate:    server.py       the socket
+             policy.py       Admission: requests.py (what it knows), fair_queue.py (who waits),
+                             engine_slots.py (free slots), key_limits.py, service_time.py
+
+`rules.py` are the numbers of the config, `timer.py` a timer for deadlines that move.
 """

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from itertools import count
 
-from serve_app.admission.alarm import Alarm
 from serve_app.admission.link import GateLink
-from serve_app.admission.messages import (
+from serve_app.admission.policy import Admission
+from serve_app.admission.protocol import (
     Admitted,
     Ask,
     Close,
@@ -22,7 +22,7 @@ from serve_app.admission.messages import (
     Lost,
     Message,
     More,
-    OpenTicket,
+    OpenRequest,
     Ping,
     RateLimits,
     Reason,
@@ -30,9 +30,9 @@ from serve_app.admission.messages import (
     Release,
     Tier,
 )
-from serve_app.admission.places import Place
-from serve_app.admission.policy import Admission
 from serve_app.admission.rules import Rules
+from serve_app.admission.slot_grants import SlotGrant
+from serve_app.admission.timer import DeadlineTimer
 from serve_app.errors import EngineUnavailableError, KeyLimitError, OverloadedError, ServiceError
 from serve_app.transport.curve import CurveAddress
 
@@ -48,7 +48,7 @@ MESSAGES = {
 }
 
 
-class Ticket:
+class AdmissionRequest:
     """A request that has asked. `close` it when it is over, admitted or not."""
 
     def __init__(self, client: GateClient, ask: Ask) -> None:
@@ -59,8 +59,8 @@ class Ticket:
         self.has_begun = False
         self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._is_closing = False
-        self.places = {number: Place(self, number) for number in range(ask.num_sequences)}
-        self._unused = list(self.places.values())
+        self.grants = {number: SlotGrant(self, number) for number in range(ask.num_sequences)}
+        self._unused = list(self.grants.values())
         self._numbers = count(ask.num_sequences)
 
     @property
@@ -74,7 +74,7 @@ class Ticket:
         return self.is_answered and not self.has_begun and self.refusal is None
 
     async def admitted(self) -> None:
-        """Returns when the request may begin, or wait for its places.
+        """Returns when the request may begin, or wait for its slots.
 
         Raises `OverloadedError`, `KeyLimitError` or `EngineUnavailableError`, with when to come back.
         """
@@ -88,46 +88,46 @@ class Ticket:
     def grant(self, number: int, replica: str) -> None:
         """The gate has said where a sequence is to go."""
         self.has_begun = True
-        if place := self.places.get(number):
-            place.grant(replica)
+        if grant := self.grants.get(number):
+            grant.give(replica)
 
     def refuse(self, error: ServiceError) -> None:
         """The gate has said no, now or after a wait in vain."""
         self.refusal = error
-        for place in self.places.values():
-            place.refuse(error)
+        for grant in self.grants.values():
+            grant.refuse(error)
         if not self._answer.done():
             self._answer.set_exception(error)
 
-    def take_place(self) -> Place:
-        """Returns the place of the next sequence; beyond those asked for, one more."""
+    def take_slot(self) -> SlotGrant:
+        """Returns the slot of the next sequence; beyond those asked for, one more."""
         if self._unused:
             return self._unused.pop(0)
-        place = Place(self, next(self._numbers))
+        grant = SlotGrant(self, next(self._numbers))
         if self.refusal:
-            place.refuse(self.refusal)
-            return place
-        self.places[place.number] = place
-        self._client.send(More(self.ask.ticket, place.number))
-        return place
+            grant.refuse(self.refusal)
+            return grant
+        self.grants[grant.number] = grant
+        self._client.send(More(self.ask.request, grant.number))
+        return grant
 
     def release(self, number: int, num_tokens: int) -> None:
-        """See `Place.release`."""
-        if self.places.pop(number, None):
-            self._client.send(Release(self.ask.ticket, number, num_tokens))
+        """See `SlotGrant.release`."""
+        if self.grants.pop(number, None):
+            self._client.send(Release(self.ask.request, number, num_tokens))
             self._close_if_over()
 
     def close(self) -> None:
         """The response has ended. The request is over when its calls, which may end later, are over too."""
         self._is_closing = True
         unused, self._unused = self._unused, []
-        for place in unused:
-            self.release(place.number, 0)
+        for grant in unused:
+            self.release(grant.number, 0)
         self._close_if_over()
 
     def _close_if_over(self) -> None:
-        if self._is_closing and not self.places:
-            self._client.close_ticket(self)
+        if self._is_closing and not self.grants:
+            self._client.close_request(self)
 
 
 class GateClient:
@@ -144,9 +144,9 @@ class GateClient:
         self._name = uuid.uuid4().hex.encode()
         self._replicas: Collection[str] = ()
         self._numbers = count()
-        self._tickets: dict[int, Ticket] = {}
+        self._requests: dict[int, AdmissionRequest] = {}
         self._link: GateLink | None = None
-        self._alarm = Alarm(lambda: self._own.next_tick(), self._tick)
+        self._timer = DeadlineTimer(lambda: self._own.next_tick(), self._tick)
         self._decide_alone()
         self.task = asyncio.create_task(self._keep_connected())
 
@@ -161,21 +161,21 @@ class GateClient:
         if self._link is None:
             self._take(self._own.set_replicas(replicas, time.monotonic()))
 
-    def ask(self, key: str, tier: Tier, num_sequences: int) -> Ticket:
-        """Asks for a request. `Ticket.admitted` has the answer."""
-        ticket = Ticket(self, Ask(next(self._numbers), key, tier, num_sequences))
-        self._tickets[ticket.ask.ticket] = ticket
-        self.send(ticket.ask)
-        return ticket
+    def ask(self, key: str, tier: Tier, num_sequences: int) -> AdmissionRequest:
+        """Asks for a request. `AdmissionRequest.admitted` has the answer."""
+        request = AdmissionRequest(self, Ask(next(self._numbers), key, tier, num_sequences))
+        self._requests[request.ask.request] = request
+        self.send(request.ask)
+        return request
 
     def lose(self, replica: str) -> None:
         """A call has found this engine replica dead: nobody else is to be sent there."""
         self.send(Lost(replica))
 
-    def close_ticket(self, ticket: Ticket) -> None:
+    def close_request(self, request: AdmissionRequest) -> None:
         """Forgets a request, and tells the gate."""
-        if self._tickets.pop(ticket.ask.ticket, None):
-            self.send(Close(ticket.ask.ticket))
+        if self._requests.pop(request.ask.request, None):
+            self.send(Close(request.ask.request))
 
     def send(self, message: Message) -> None:
         """To the gate, or to the `Admission` that stands in for it."""
@@ -197,7 +197,7 @@ class GateClient:
 
     def _join(self, link: GateLink) -> None:
         self._link = link
-        self._alarm.cancel()
+        self._timer.cancel()
         self._say_all()
 
     def _decide_alone(self) -> None:
@@ -209,22 +209,22 @@ class GateClient:
     def _say_all(self) -> None:
         """Says all that is open, and asks again where there was no answer."""
         now = time.monotonic()
-        answered = [ticket for ticket in self._tickets.values() if ticket.is_answered]
-        asking = [ticket for ticket in self._tickets.values() if not ticket.is_answered]
-        open_tickets = [
-            OpenTicket(
-                ticket.ask.ticket,
-                ticket.ask.key,
-                ticket.ask.tier,
-                now - ticket.asked_at,
-                ticket.has_begun,
-                {place.number: place.replica for place in ticket.places.values()},
+        answered = [request for request in self._requests.values() if request.is_answered]
+        asking = [request for request in self._requests.values() if not request.is_answered]
+        open_requests = [
+            OpenRequest(
+                request.ask.request,
+                request.ask.key,
+                request.ask.tier,
+                now - request.asked_at,
+                request.has_begun,
+                {grant.number: grant.replica for grant in request.grants.values()},
             )
-            for ticket in answered
+            for request in answered
         ]
-        self.send(Join(open_tickets))
-        for ticket in asking:
-            self.send(ticket.ask)
+        self.send(Join(open_requests))
+        for request in asking:
+            self.send(request.ask)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -234,29 +234,29 @@ class GateClient:
     def _take(self, events: list[tuple[bytes, Event]]) -> None:
         for _, event in events:
             self._on_event(event)
-        self._alarm.update()
+        self._timer.update()
 
     def _on_event(self, event: Event) -> None:
         if not isinstance(event, Admitted | Refused | Granted) or not (
-            ticket := self._tickets.get(event.ticket)
+            request := self._requests.get(event.request)
         ):
             return
         if isinstance(event, Granted):
-            ticket.grant(event.sequence, event.replica)
+            request.grant(event.sequence, event.replica)
             return
-        ticket.limits = event.limits
+        request.limits = event.limits
         if isinstance(event, Refused):
-            del self._tickets[event.ticket]  # the gate has forgotten it already
-            ticket.refuse(refusal(event))
+            del self._requests[event.request]  # the gate has forgotten it already
+            request.refuse(refusal(event))
             return
         for number, replica in event.granted.items():
-            ticket.grant(number, replica)
-        ticket.admit()
+            request.grant(number, replica)
+        request.admit()
 
     def close(self) -> None:
         """Closes the connection."""
         self.task.cancel()
-        self._alarm.cancel()
+        self._timer.cancel()
 
 
 def refusal(event: Refused) -> ServiceError:

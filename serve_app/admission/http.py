@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.datastructures import Headers
 
-from serve_app.admission.messages import RateLimits, Tier
+from serve_app.admission.protocol import RateLimits, Tier
 from serve_app.errors import ServiceError
 
 TIERS = {"priority": Tier.PRIORITY, "fast": Tier.PRIORITY, "flex": Tier.FLEX}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve_app.admission.messages import RateLimits, Reason
+from serve_app.admission.protocol import RateLimits, Reason
 
 MINUTE_S = 60.0
 # Keys that are remembered before those with nothing open and a full bucket are looked for, and forgotten.

@@ -11,7 +11,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from serve_app.admission.messages import Event, Join, Joined, Message, Ping, Pong, Unknown
+from serve_app.admission.protocol import Event, Join, Joined, Message, Ping, Pong, Unknown
 from serve_app.transport.curve import CurveAddress
 
 logger = logging.getLogger(__name__)

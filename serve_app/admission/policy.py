@@ -7,9 +7,10 @@ from collections.abc import Collection
 from heapq import heappop, heappush
 from itertools import count
 
+from serve_app.admission.engine_slots import EngineSlots
+from serve_app.admission.fair_queue import FairQueue
 from serve_app.admission.key_limits import KeyLimits
-from serve_app.admission.line import Line
-from serve_app.admission.messages import (
+from serve_app.admission.protocol import (
     Admitted,
     Ask,
     Close,
@@ -20,7 +21,7 @@ from serve_app.admission.messages import (
     Lost,
     Message,
     More,
-    OpenTicket,
+    OpenRequest,
     Ping,
     Pong,
     Reason,
@@ -29,10 +30,9 @@ from serve_app.admission.messages import (
     Tier,
     Unknown,
 )
+from serve_app.admission.requests import IngressPeer, Request, Sequence
 from serve_app.admission.rules import Rules
-from serve_app.admission.service_time import MIN_RETRY_AFTER_S, Appointments, ServiceTime
-from serve_app.admission.slots import Slots
-from serve_app.admission.tickets import Ingress, Sequence, Ticket
+from serve_app.admission.service_time import MIN_RETRY_AFTER_S, RetrySchedule, ServiceTime
 
 logger = logging.getLogger("ray.serve")
 
@@ -47,20 +47,20 @@ Addressed = tuple[bytes, Event]
 class Admission:
     """Messages in, events out. `now` is seconds on any clock that does not go back.
 
-    A ticket whose first sequence has begun is admitted for good: it is never refused, and what it asks for
+    A request whose first sequence has begun is admitted for good: it is never refused, and what it asks for
     later goes before all others of its tier.
     """
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._slots = Slots(rules.max_concurrent_requests, rules.reserved_share)
-        self._line: Line[Sequence] = Line(len(Tier))
+        self._slots = EngineSlots(rules.max_concurrent_requests, rules.reserved_share)
+        self._queue: FairQueue[Sequence] = FairQueue(len(Tier))
         self._keys = KeyLimits(rules.max_requests_per_key, rules.max_tokens_per_minute_per_key)
         self._service = ServiceTime()
-        self._appointments = Appointments()
-        self._ingresses: dict[bytes, Ingress] = {}
-        self._waiting: set[Ticket] = set()  # those of which nothing has begun
-        self._deadlines: list[tuple[float, int, Ticket]] = []  # a heap; some are over, or have changed
+        self._retry_schedule = RetrySchedule()
+        self._ingresses: dict[bytes, IngressPeer] = {}
+        self._waiting: set[Request] = set()  # those of which nothing has begun
+        self._deadlines: list[tuple[float, int, Request]] = []  # a heap; some are over, or have changed
         self._order = count()
         self._has_had_engines = False
         self._events: list[Addressed] = []
@@ -68,19 +68,19 @@ class Admission:
     @property
     def num_waiting(self) -> int:
         """Sequences that wait."""
-        return len(self._line)
+        return len(self._queue)
 
     @property
     def num_running(self) -> int:
-        """Sequences that have their place."""
+        """Sequences that have their slot."""
         return self._slots.num_taken
 
     def set_replicas(self, replicas: Collection[str], now: float) -> list[Addressed]:
         """Takes note of the engine replicas that are ready."""
         if not self._slots.replicas and replicas:
-            # Whoever waited for an engine to start now waits for a place on it.
-            for ticket in self._waiting:
-                self._set_deadline(ticket, min(ticket.deadline, now + self._rules.max_wait_s))
+            # Whoever waited for an engine to start now waits for a slot on it.
+            for request in self._waiting:
+                self._set_deadline(request, min(request.deadline, now + self._rules.max_wait_s))
         self._slots.replicas = replicas
         self._has_had_engines |= bool(replicas)
         self._grant(now)
@@ -91,10 +91,10 @@ class Admission:
         known = self._ingresses.get(ingress)
         if isinstance(message, Join):
             self._forget(ingress, now)
-            self._ingresses[ingress] = Ingress(now)
+            self._ingresses[ingress] = IngressPeer(now)
             self._events.append((ingress, Joined()))
-            for ticket in message.open:
-                self._restore(ingress, ticket, now)
+            for request in message.open:
+                self._restore(ingress, request, now)
         elif known is None:
             return [(ingress, Unknown())]
         else:
@@ -107,7 +107,7 @@ class Admission:
         self._grant(now)
         return self._take_events()
 
-    def _handle(self, ingress: bytes, known: Ingress, message: Message, now: float) -> None:
+    def _handle(self, ingress: bytes, known: IngressPeer, message: Message, now: float) -> None:
         if isinstance(message, Ask):
             self._ask(ingress, message, now)
             return
@@ -115,20 +115,20 @@ class Admission:
             self._slots.lose(message.replica)
             return
         assert isinstance(message, More | Release | Close)
-        ticket = known.tickets.get(message.ticket)
-        if ticket is None:
+        request = known.requests.get(message.request)
+        if request is None:
             return  # refused in the meantime
         if isinstance(message, More):
-            self._wait(ticket, message.sequence, first=True)
+            self._wait(request, message.sequence, first=True)
         elif isinstance(message, Release):
-            if sequence := ticket.sequences.pop(message.sequence, None):
+            if sequence := request.sequences.pop(message.sequence, None):
                 if sequence.replica is None or not message.num_tokens:
                     sequence.began_at = None  # it has not been in an engine: how long it took says nothing
                 else:
-                    self._keys.charge(ticket.key, message.num_tokens, now)
+                    self._keys.charge(request.key, message.num_tokens, now)
                 self._end(sequence, now)
         else:
-            self._close(ticket, now)
+            self._close(request, now)
 
     def tick(self, now: float) -> list[Addressed]:
         """Refuses those whose time is up, and forgets ingresses that have fallen silent."""
@@ -136,36 +136,36 @@ class Admission:
             if now - known.heard_at >= SILENCE_S:
                 logger.warning(
                     "an ingress has been silent for %g s: its %d requests are taken for lost, and their "
-                    "places given to others; if it lives, look at its CPU and at the network to it",
+                    "slots given to others; if it lives, look at its CPU and at the network to it",
                     SILENCE_S,
-                    len(known.tickets),
+                    len(known.requests),
                 )
                 self._forget(ingress, now)
-        while (ticket := self._next_to_go()) and now >= ticket.deadline:
+        while (request := self._next_to_go()) and now >= request.deadline:
             reason = Reason.WAITED_TOO_LONG if self._slots.replicas else Reason.NO_ENGINE
-            self._refuse(ticket, reason, now)
+            self._refuse(request, reason, now)
         self._grant(now)
         return self._take_events()
 
     def next_tick(self) -> float | None:
         """When `tick` has something to do; None for never."""
         times = [known.heard_at + SILENCE_S for known in self._ingresses.values()]
-        if ticket := self._next_to_go():
-            times.append(ticket.deadline)
+        if request := self._next_to_go():
+            times.append(request.deadline)
         return min(times, default=None)
 
-    def _next_to_go(self) -> Ticket | None:
+    def _next_to_go(self) -> Request | None:
         """The one of those that wait whose time is up first."""
         while self._deadlines:
-            deadline, _, ticket = self._deadlines[0]
-            if ticket in self._waiting and ticket.deadline == deadline:
-                return ticket
+            deadline, _, request = self._deadlines[0]
+            if request in self._waiting and request.deadline == deadline:
+                return request
             heappop(self._deadlines)
         return None
 
-    def _set_deadline(self, ticket: Ticket, deadline: float) -> None:
-        ticket.deadline = deadline
-        heappush(self._deadlines, (deadline, next(self._order), ticket))
+    def _set_deadline(self, request: Request, deadline: float) -> None:
+        request.deadline = deadline
+        heappush(self._deadlines, (deadline, next(self._order), request))
 
     def _max_wait_s(self) -> float:
         rules = self._rules
@@ -175,30 +175,30 @@ class Admission:
 
     def _ask(self, ingress: bytes, ask: Ask, now: float) -> None:
         rules = self._rules
-        ticket = Ticket(ingress, ask.ticket, ask.key, ask.tier)
+        request = Request(ingress, ask.request, ask.key, ask.tier)
         reason = self._keys.refuses(ask.key, now)
         may_come = rules.start_wait_s is not None or self._has_had_engines
         if reason is None and not self._slots.replicas and not may_come:
             reason = Reason.NO_ENGINE
-        if reason is None and not self._has_room(ticket, ask.num_sequences, now):
+        if reason is None and not self._has_room(request, ask.num_sequences, now):
             reason = Reason.QUEUE_FULL
         if reason is not None:
-            self._say(ticket, self._refused(ticket, ask.num_sequences, reason, now))
+            self._say(request, self._refused(request, ask.num_sequences, reason, now))
             return
-        self._open(ticket, now)
+        self._open(request, now)
         for number in range(ask.num_sequences):
-            self._wait(ticket, number)
-        self._waiting.add(ticket)
-        self._set_deadline(ticket, now + self._max_wait_s())
-        self._grant(now, asking=ticket)
-        granted = {s.number: s.replica for s in ticket.sequences.values() if s.replica is not None}
-        limits = self._keys.limits(ticket.key, now, self._service.mean_s or 0.0)
-        self._say(ticket, Admitted(ticket.number, granted, limits))
+            self._wait(request, number)
+        self._waiting.add(request)
+        self._set_deadline(request, now + self._max_wait_s())
+        self._grant(now, asking=request)
+        granted = {s.number: s.replica for s in request.sequences.values() if s.replica is not None}
+        limits = self._keys.limits(request.key, now, self._service.mean_s or 0.0)
+        self._say(request, Admitted(request.number, granted, limits))
 
-    def _has_room(self, ticket: Ticket, num_sequences: int, now: float) -> bool:
+    def _has_room(self, request: Request, num_sequences: int, now: float) -> bool:
         """Whether so many more may wait, if they have to; others, of later tiers, give way."""
-        num_before = self._line.num_before(ticket.tier)
-        num_free = self._num_free(ticket.tier) if not num_before else 0
+        num_before = self._queue.num_before(request.tier)
+        num_free = self._num_free(request.tier) if not num_before else 0
         num_to_wait = max(0, num_sequences - num_free)
         if not num_to_wait:
             return True
@@ -210,96 +210,96 @@ class Admission:
         expected_s = self._service.wait_s(num_before, self._slots.num_all)
         if expected_s is not None and expected_s > self._rules.max_wait_s:
             return False
-        while len(self._line) + num_to_wait > self._rules.max_queued:
-            giving_way = self._line.last(ticket.tier, lambda one: one.ticket in self._waiting)
+        while len(self._queue) + num_to_wait > self._rules.max_queued:
+            giving_way = self._queue.last(request.tier, lambda one: one.request in self._waiting)
             if giving_way is None:
                 break
-            self._refuse(giving_way.ticket, Reason.QUEUE_FULL, now)
+            self._refuse(giving_way.request, Reason.QUEUE_FULL, now)
         return True
 
     def _num_free(self, tier: int) -> int:
         reserved = self._slots.num_reserved if tier == Tier.FLEX else 0
         return max(0, self._slots.num_free - reserved)
 
-    def _grant(self, now: float, asking: Ticket | None = None) -> None:
-        """Gives free places to those whose turn it is. `asking` is told with the answer to its question."""
-        while (tier := self._line.first_tier()) is not None and self._num_free(tier):
-            sequence = self._line.pop(tier)
+    def _grant(self, now: float, asking: Request | None = None) -> None:
+        """Gives free slots to those whose turn it is. `asking` is told with the answer to its question."""
+        while (tier := self._queue.first_tier()) is not None and self._num_free(tier):
+            sequence = self._queue.pop(tier)
             sequence.replica, sequence.began_at = self._slots.take(), now
-            self._waiting.discard(sequence.ticket)
-            if sequence.ticket is not asking:
-                ticket = sequence.ticket
-                self._say(ticket, Granted(ticket.number, sequence.number, sequence.replica))
+            self._waiting.discard(sequence.request)
+            if sequence.request is not asking:
+                request = sequence.request
+                self._say(request, Granted(request.number, sequence.number, sequence.replica))
 
-    def _open(self, ticket: Ticket, now: float) -> None:
-        self._ingresses[ticket.ingress].tickets[ticket.number] = ticket
+    def _open(self, request: Request, now: float) -> None:
+        self._ingresses[request.ingress].requests[request.number] = request
         if self._keys.is_needed:
-            self._keys.open(ticket.key, now)
+            self._keys.open(request.key, now)
 
-    def _wait(self, ticket: Ticket, number: int, *, first: bool = False) -> None:
-        sequence = ticket.sequences[number] = Sequence(ticket, number)
-        self._line.add(sequence, ticket.tier, ticket.key, first=first)
+    def _wait(self, request: Request, number: int, *, first: bool = False) -> None:
+        sequence = request.sequences[number] = Sequence(request, number)
+        self._queue.add(sequence, request.tier, request.key, first=first)
 
     def _end(self, sequence: Sequence, now: float) -> None:
         if sequence.replica is None:
-            self._line.remove(sequence, sequence.ticket.tier, sequence.ticket.key)
+            self._queue.remove(sequence, sequence.request.tier, sequence.request.key)
             return
         self._slots.give_back(sequence.replica)
         if sequence.began_at is not None:
             self._service.add(now - sequence.began_at)
 
-    def _close(self, ticket: Ticket, now: float) -> None:
-        for sequence in ticket.sequences.values():
+    def _close(self, request: Request, now: float) -> None:
+        for sequence in request.sequences.values():
             sequence.began_at = None  # nobody has said that it ended: it was not used, or its ingress is gone
             self._end(sequence, now)
-        ticket.sequences.clear()
-        self._waiting.discard(ticket)
-        del self._ingresses[ticket.ingress].tickets[ticket.number]
+        request.sequences.clear()
+        self._waiting.discard(request)
+        del self._ingresses[request.ingress].requests[request.number]
         if self._keys.is_needed:
-            self._keys.close(ticket.key, now)
+            self._keys.close(request.key, now)
 
-    def _refuse(self, ticket: Ticket, reason: Reason, now: float) -> None:
-        refused = self._refused(ticket, len(ticket.sequences), reason, now)
-        self._close(ticket, now)
-        self._say(ticket, refused)
+    def _refuse(self, request: Request, reason: Reason, now: float) -> None:
+        refused = self._refused(request, len(request.sequences), reason, now)
+        self._close(request, now)
+        self._say(request, refused)
 
-    def _refused(self, ticket: Ticket, num_sequences: int, reason: Reason, now: float) -> Refused:
+    def _refused(self, request: Request, num_sequences: int, reason: Reason, now: float) -> Refused:
         request_s = self._service.mean_s or 0.0
         if reason is Reason.NO_ENGINE:
             retry_after_s = NO_ENGINE_RETRY_S
         elif reason in (Reason.KEY_REQUESTS, Reason.KEY_TOKENS):
-            retry_after_s = self._keys.retry_after_s(ticket.key, reason, now, request_s)
+            retry_after_s = self._keys.retry_after_s(request.key, reason, now, request_s)
         else:
-            num_places = self._slots.num_all
-            wait_s = self._service.wait_s(self._line.num_before(ticket.tier), num_places)
-            per_sequence_s = request_s / num_places if num_places else 0.0
-            retry_after_s = self._appointments.next(now, wait_s, num_sequences, per_sequence_s)
-        limits = self._keys.limits(ticket.key, now, request_s)
-        return Refused(ticket.number, reason, max(MIN_RETRY_AFTER_S, retry_after_s), limits)
+            num_slots = self._slots.num_all
+            wait_s = self._service.wait_s(self._queue.num_before(request.tier), num_slots)
+            per_sequence_s = request_s / num_slots if num_slots else 0.0
+            retry_after_s = self._retry_schedule.next(now, wait_s, num_sequences, per_sequence_s)
+        limits = self._keys.limits(request.key, now, request_s)
+        return Refused(request.number, reason, max(MIN_RETRY_AFTER_S, retry_after_s), limits)
 
-    def _restore(self, ingress: bytes, known: OpenTicket, now: float) -> None:
+    def _restore(self, ingress: bytes, known: OpenRequest, now: float) -> None:
         """A request that was admitted before this gate started, or before the ingress was out of reach."""
-        ticket = Ticket(ingress, known.ticket, known.key, known.tier)
-        self._open(ticket, now)
+        request = Request(ingress, known.request, known.key, known.tier)
+        self._open(request, now)
         for number, replica in known.sequences.items():
             if replica is None:
-                self._wait(ticket, number)
+                self._wait(request, number)
             else:
                 # When it began is not known: it will not count for the mean.
-                ticket.sequences[number] = Sequence(ticket, number, self._slots.take(replica))
-        if not known.has_begun and ticket.sequences:
-            self._waiting.add(ticket)
-            self._set_deadline(ticket, now - known.waited_s + self._max_wait_s())
+                request.sequences[number] = Sequence(request, number, self._slots.take(replica))
+        if not known.has_begun and request.sequences:
+            self._waiting.add(request)
+            self._set_deadline(request, now - known.waited_s + self._max_wait_s())
 
     def _forget(self, ingress: bytes, now: float) -> None:
         if known := self._ingresses.get(ingress):
-            for ticket in list(known.tickets.values()):
-                self._close(ticket, now)
+            for request in list(known.requests.values()):
+                self._close(request, now)
             del self._ingresses[ingress]
 
-    def _say(self, ticket: Ticket, event: Event) -> None:
-        self._ingresses[ticket.ingress].num_sent += 1
-        self._events.append((ticket.ingress, event))
+    def _say(self, request: Request, event: Event) -> None:
+        self._ingresses[request.ingress].num_sent += 1
+        self._events.append((request.ingress, event))
 
     def _take_events(self) -> list[Addressed]:
         events, self._events = self._events, []

@@ -12,15 +12,15 @@ class Rules:
     """The numbers that `Admission` goes by."""
 
     max_concurrent_requests: int
-    """Places on each replica."""
+    """Slots on each replica."""
     max_queued: int
     """Sequences that may wait, in the whole service."""
     max_wait_s: float
-    """How long a request may wait for its place."""
+    """How long a request may wait for its slot."""
     start_wait_s: float | None = None
     """The same while there is no engine, with `min_replicas: 0`; None: such requests are refused."""
     reserved_share: float = 0.0
-    """Share of all places that the flex tier leaves free."""
+    """Share of all slots that the flex tier leaves free."""
     max_requests_per_key: int | None = None
     max_tokens_per_minute_per_key: int | None = None
 

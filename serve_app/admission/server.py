@@ -15,9 +15,9 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from serve_app.admission.alarm import Alarm
-from serve_app.admission.messages import Message, Reason, Refused
 from serve_app.admission.policy import Addressed, Admission
+from serve_app.admission.protocol import Message, Reason, Refused
+from serve_app.admission.timer import DeadlineTimer
 from serve_app.transport.curve import CurveAddress
 
 logger = logging.getLogger("ray.serve")
@@ -58,13 +58,13 @@ class GateServer:
         self._refused: Counter[Reason] = Counter()
         self._say_refused_at = 0.0
         self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[Message])
-        self._alarm = Alarm(admission.next_tick, lambda: self._send(admission.tick(time.monotonic())))
+        self._timer = DeadlineTimer(admission.next_tick, lambda: self._send(admission.tick(time.monotonic())))
         self.task = asyncio.create_task(self._run())
 
     def set_replicas(self, replicas: Collection[str]) -> None:
         """Takes note of the engine replicas that are ready."""
         self._send(self._admission.set_replicas(replicas, time.monotonic()))
-        self._alarm.update()
+        self._timer.update()
 
     async def _run(self) -> None:
         while True:
@@ -76,7 +76,7 @@ class GateServer:
                 continue
             for message in messages:
                 self._send(self._admission.handle(ingress, message, time.monotonic()))
-            self._alarm.update()
+            self._timer.update()
 
     def _send(self, events: list[Addressed]) -> None:
         for ingress, event in events:
@@ -105,6 +105,6 @@ class GateServer:
     def close(self) -> None:
         """Closes the port. Ingresses notice, and decide for themselves until there is another gate."""
         self.task.cancel()
-        self._alarm.cancel()
+        self._timer.cancel()
         self._socket.close()
         self._context.term()

@@ -10,7 +10,7 @@ MIN_RETRY_AFTER_S = 1.0
 
 
 class ServiceTime:
-    """Mean time that a sequence keeps its place. None until one has ended."""
+    """Mean time that a sequence keeps its slot. None until one has ended."""
 
     def __init__(self) -> None:
         self.mean_s: float | None = None
@@ -22,17 +22,17 @@ class ServiceTime:
         mean = self.mean_s or 0.0
         self.mean_s = mean + (seconds - mean) / self._count
 
-    def wait_s(self, num_before: int, num_places: int) -> float | None:
-        """Time until `num_before` that wait have begun, when all places are taken; None if not known.
+    def wait_s(self, num_before: int, num_slots: int) -> float | None:
+        """Time until `num_before` that wait have begun, when all slots are taken; None if not known.
 
-        Little's law: `num_places` sequences of `mean_s` each end at a rate of `num_places / mean_s`.
+        Little's law: `num_slots` sequences of `mean_s` each end at a rate of `num_slots / mean_s`.
         """
-        if self.mean_s is None or not num_places:
+        if self.mean_s is None or not num_slots:
             return None
-        return num_before * self.mean_s / num_places
+        return num_before * self.mean_s / num_slots
 
 
-class Appointments:
+class RetrySchedule:
     """Tells those who are refused when to come back, each a later time: together they would be too many."""
 
     def __init__(self) -> None:

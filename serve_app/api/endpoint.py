@@ -13,7 +13,7 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from serve_app.admission.client import GateClient, Ticket
+from serve_app.admission.client import AdmissionRequest, GateClient
 from serve_app.admission.http import key_of, limit_headers, retry_after, tier_of
 from serve_app.api import long_bodies
 from serve_app.api.error_forms import ErrorForm, new_request_id
@@ -85,12 +85,14 @@ class Endpoint:
             request.warnings = exchange.warnings
             await self._generator.check_grammar(exchange)
             num_sequences = exchange.num_choices * max(1, len(exchange.prompts))
-            ticket = request.ticket = self._gate.ask(key_of(request.headers), tier_of(body), num_sequences)
-            await ticket.admitted()
+            admission = request.admission = self._gate.ask(
+                key_of(request.headers), tier_of(body), num_sequences
+            )
+            await admission.admitted()
             prompts = await long_bodies.done(
                 len(raw), lambda: self._generator.prompts(exchange, self._prompt_param)
             )
-            run = self._generator.start(self._api, exchange, params, prompts, request.id, ticket.take_place)
+            run = self._generator.start(self._api, exchange, params, prompts, request.id, admission.take_slot)
             await (self._stream if exchange.is_streamed else self._whole)(request, run)
         except ServiceError as error:
             await self._fail(request, run, error)
@@ -102,8 +104,8 @@ class Endpoint:
         finally:
             if run:
                 run.close()
-            if request.ticket:
-                request.ticket.close()
+            if request.admission:
+                request.admission.close()
 
     def _read(self, raw: bytes) -> tuple[dict[str, Any], Exchange[Any], Any]:
         """Returns the body, what it asks for and the engine's sampling parameters."""
@@ -136,7 +138,7 @@ class Endpoint:
         encoder = run.encoder
         # Sent with the first event, so that what goes wrong until then is a status.
         opening = list(encoder.begin())
-        alarm = _KeepAlive(self._keep_alive_s, run.inbox.wake)
+        keep_alive = _KeepAlive(self._keep_alive_s, run.inbox.wake)
         try:
             while not run.is_over:
                 events = await run.next_events()
@@ -144,15 +146,15 @@ class Endpoint:
                     if opening:
                         events, opening = [*opening, *events], []
                     chunk = b"".join(map(encoder.to_bytes, events))
-                elif alarm.is_due:
+                elif keep_alive.is_due:
                     chunk = KEEP_ALIVE
                 else:
                     continue
-                alarm.sent()
+                keep_alive.sent()
                 await request.send_chunk(chunk)
             await request.end_stream(encoder.last_bytes())
         finally:
-            alarm.cancel()
+            keep_alive.cancel()
 
     async def _fail(self, request: _Request, run: Run[Any] | None, error: ServiceError) -> None:
         if not request.has_begun:
@@ -201,7 +203,7 @@ class _Request:
         self.path: str = scope["path"]
         given = self.headers.get("x-request-id", "")
         self.id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
-        self.ticket: Ticket | None = None
+        self.admission: AdmissionRequest | None = None
         self.warnings: tuple[str, ...] = ()
         self.has_begun = self.is_stream = self.is_left = False
         self.task = asyncio.current_task()
@@ -224,8 +226,8 @@ class _Request:
             yield b"x-warning", "; ".join(self.warnings)[:1000].encode("ascii", "replace")
         if error is not None and (after := retry_after(error)) is not None:
             yield b"retry-after", after.encode()
-        if self.ticket and self.ticket.limits:
-            for name, value in limit_headers(self.ticket.limits):
+        if self.admission and self.admission.limits:
+            for name, value in limit_headers(self.admission.limits):
                 yield name.encode(), value.encode()
 
     async def send_json(self, status: int, body: Any, error: ServiceError | None = None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from serve_app.admission.places import Place
+from serve_app.admission.slot_grants import SlotGrant
 from serve_app.answers.answer import AnswerReader
 from serve_app.answers.items import AnswerEnded, ItemEvent, TokenLogprob
 from serve_app.answers.offer import Offer
@@ -47,7 +47,7 @@ class Engines(Protocol):
         prompt_token_ids: Sequence[int],
         params: Any,
         sampling: Sampling,
-        place: Place,
+        grant: SlotGrant,
         inbox: Inbox,
         choice: int,
         seed_offset: int,
@@ -158,7 +158,7 @@ class Generator:
         params: Any,
         prompts: Sequence[Sequence[int]],
         request_id: str,
-        take_place: Callable[[], Place],
+        take_slot: Callable[[], SlotGrant],
     ) -> Run[Event]:
         """Starts the sequences of a request. The caller closes what is returned."""
         start = Start(self._served_names[0], int(time.time()), prompts[0], self._vocabulary.bytes_of)
@@ -175,13 +175,13 @@ class Generator:
             lambda repairs: self._count_repairs(api, repairs),
         )
         for choice, prompt in enumerate(run.prompts):
-            place, seed_offset = take_place(), choice % exchange.num_choices
+            grant, seed_offset = take_slot(), choice % exchange.num_choices
             try:
                 sequence = self._engines.start(
-                    request_id, prompt, params, exchange.sampling, place, run.inbox, choice, seed_offset
+                    request_id, prompt, params, exchange.sampling, grant, run.inbox, choice, seed_offset
                 )
             except BaseException:
-                place.release(0)
+                grant.release(0)
                 run.close()
                 raise
             run.sequences.append(sequence)

@@ -13,7 +13,7 @@ import msgspec
 from vllm.exceptions import VLLMClientError
 from vllm.v1.engine import EngineCoreOutput, FinishReason
 
-from serve_app.admission.places import Place
+from serve_app.admission.slot_grants import SlotGrant
 from serve_app.answers.items import TokenLogprob
 from serve_app.api.inbox import Inbox, Reason
 from serve_app.api.sampling import Sampling
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 __all__ = ["RemoteEngine", "RemoteSequence"]
 
-Generate = Callable[[GenerateRequest, ReceivedTokens, Place], Awaitable[int]]
+Generate = Callable[[GenerateRequest, ReceivedTokens, SlotGrant], Awaitable[int]]
 
 # The reply to a call and its last frame race. Between two machines the frame is there within milliseconds; a
 # busy ingress reads both late, but in the same event loop.
@@ -131,12 +131,12 @@ class RemoteEngine:
         prompt_token_ids: Sequence[int],
         params: Any,
         sampling: Sampling,
-        place: Place,
+        grant: SlotGrant,
         inbox: Inbox,
         choice: int,
         seed_offset: int,
     ) -> RemoteSequence:
-        """Begins a sequence at its place. Its steps go to `inbox` as those of `choice`, its error too.
+        """Begins a sequence in its slot. Its steps go to `inbox` as those of `choice`, its error too.
 
         `seed_offset` is added to the request's seed, if it has one: choices of one prompt differ.
         """
@@ -153,18 +153,18 @@ class RemoteEngine:
         )
         sequence = RemoteSequence(message.request_id, inbox, choice, sampling.stop_token_ids or ())
         self._open[number] = sequence
-        sequence.task = asyncio.create_task(self._run(sequence, message, place))
+        sequence.task = asyncio.create_task(self._run(sequence, message, grant))
         # Not in the task, which runs none of its own code if it is cancelled before it has begun.
-        sequence.task.add_done_callback(lambda _: self._ended(number, place))
+        sequence.task.add_done_callback(lambda _: self._ended(number, grant))
         return sequence
 
-    def _ended(self, number: int, place: Place) -> None:
+    def _ended(self, number: int, grant: SlotGrant) -> None:
         del self._open[number]
-        place.release(0)  # of no effect where the call has done it, and said how much was used
+        grant.release(0)  # of no effect where the call has done it, and said how much was used
 
-    async def _run(self, sequence: RemoteSequence, message: GenerateRequest, place: Place) -> None:
+    async def _run(self, sequence: RemoteSequence, message: GenerateRequest, grant: SlotGrant) -> None:
         try:
-            num_tokens = await self._generate(message, sequence.arrived, place)
+            num_tokens = await self._generate(message, sequence.arrived, grant)
             await _wait_for_the_end(sequence, num_tokens)
         except ServiceError as error:
             sequence.fail(error)

@@ -14,8 +14,8 @@ import zmq.asyncio
 
 from serve_app.admission.client import GateClient
 from serve_app.admission.link import GateLink
-from serve_app.admission.messages import Event, Join, Joined, Message, Ping, Unknown
 from serve_app.admission.policy import Addressed, Admission
+from serve_app.admission.protocol import Event, Join, Joined, Message, Ping, Unknown
 from serve_app.admission.rules import Rules
 from serve_app.admission.server import GateServer
 from serve_app.transport.curve import CurveAddress

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from serve_app.admission.messages import Ask, Close, Join, OpenTicket, Ping, Refused, Release, Tier
 from serve_app.admission.policy import SILENCE_S, Admission
+from serve_app.admission.protocol import Ask, Close, Join, OpenRequest, Ping, Refused, Release, Tier
 from serve_app.errors import KeyLimitError, OverloadedError
 from tests.unit.admission.gates import Heard, client_of, rules, run
 
@@ -16,53 +16,53 @@ def test_before_there_is_a_gate_an_ingress_decides_alone() -> None:
     async def work() -> None:
         async with client_of(None, "a") as (client, _):
             assert not client.is_connected
-            ticket = client.ask("", DEFAULT, 2)
-            await ticket.admitted()
-            first, second = ticket.take_place(), ticket.take_place()
+            request = client.ask("", DEFAULT, 2)
+            await request.admitted()
+            first, second = request.take_slot(), request.take_slot()
             assert (first.replica, second.replica) == ("a", None)
             client.set_replicas(["a", "b"])
             assert await second.granted() == "b"
             first.release(10)
             second.release(10)
-            ticket.close()
+            request.close()
             assert (client._own.num_running, client._own.num_waiting) == (0, 0)
-            assert not client._tickets
+            assert not client._requests
 
     run(work())
 
 
-def test_a_place_is_released_once() -> None:
+def test_a_slot_is_released_once() -> None:
     async def work() -> None:
         async with client_of(None, "a") as (client, _):
-            ticket = client.ask("", DEFAULT, 1)
-            place = ticket.take_place()
-            place.release(10)
-            place.release(10)
-            ticket.close()
-            ticket.close()
+            request = client.ask("", DEFAULT, 1)
+            grant = request.take_slot()
+            grant.release(10)
+            grant.release(10)
+            request.close()
+            request.close()
             assert client._own.num_running == 0
-            await ticket.admitted()
+            await request.admitted()
 
     run(work())
 
 
-def test_a_request_that_gives_way_has_its_places_refused() -> None:
+def test_a_request_that_gives_way_has_its_slots_refused() -> None:
     async def work() -> None:
         async with client_of(None, "a", max_queued=1) as (client, _):
             client.ask("", DEFAULT, 1)
             flex = client.ask("", Tier.FLEX, 1)
             await flex.admitted()
-            place = flex.take_place()
+            grant = flex.take_slot()
             client.ask("", DEFAULT, 1)
             with pytest.raises(OverloadedError):
-                await place.granted()
+                await grant.granted()
             flex.close()
             assert client._own.num_waiting == 1
 
     run(work())
 
 
-def test_a_request_that_was_refused_gets_no_places_later() -> None:
+def test_a_request_that_was_refused_gets_no_slots_later() -> None:
     """Of a batch that is larger than what was asked for; nobody would ever answer."""
 
     async def work() -> None:
@@ -73,7 +73,7 @@ def test_a_request_that_was_refused_gets_no_places_later() -> None:
             client.ask("", DEFAULT, 1)  # flex gives way
             for _ in range(2):
                 with pytest.raises(OverloadedError):
-                    await asyncio.wait_for(flex.take_place().granted(), 1.0)
+                    await asyncio.wait_for(flex.take_slot().granted(), 1.0)
 
     run(work())
 
@@ -83,11 +83,11 @@ def test_tokens_count_although_the_response_ends_before_the_call_does() -> None:
 
     async def work() -> None:
         async with client_of(None, "a", max_tokens_per_minute_per_key=6000) as (client, _):
-            ticket = client.ask("k", DEFAULT, 1)
-            await ticket.admitted()
-            place = ticket.take_place()
-            ticket.close()
-            place.release(5000)
+            request = client.ask("k", DEFAULT, 1)
+            await request.admitted()
+            grant = request.take_slot()
+            request.close()
+            grant.release(5000)
             after = client.ask("k", DEFAULT, 1)
             await after.admitted()
             assert after.limits is not None
@@ -99,9 +99,9 @@ def test_tokens_count_although_the_response_ends_before_the_call_does() -> None:
 def test_tokens_count_when_the_call_ends_before_the_response_does() -> None:
     async def work() -> None:
         async with client_of(None, "a", max_tokens_per_minute_per_key=6000) as (client, _):
-            ticket = client.ask("k", DEFAULT, 1)
-            ticket.take_place().release(5000)
-            ticket.close()
+            request = client.ask("k", DEFAULT, 1)
+            request.take_slot().release(5000)
+            request.close()
             after = client.ask("k", DEFAULT, 1)
             await after.admitted()
             assert after.limits is not None
@@ -115,10 +115,10 @@ def test_what_has_begun_is_not_refused_by_a_new_gate() -> None:
 
     async def work() -> None:
         async with client_of(None, "a") as (client, _):
-            ticket = client.ask("", DEFAULT, 1)
-            ticket.take_place().release(10)
+            request = client.ask("", DEFAULT, 1)
+            request.take_slot().release(10)
             client.ask("", DEFAULT, 1)
-            assert ticket.take_place().replica is None
+            assert request.take_slot().replica is None
             gate = Heard()
             client._join(gate)
             [join] = gate.messages
@@ -144,8 +144,8 @@ def test_an_ingress_that_decides_alone_never_takes_itself_for_dead() -> None:
                 client._own._ingresses[b""].heard_at -= 2 * SILENCE_S
                 client._tick()
             assert (client._own.num_running, client._own.num_waiting) == (1, 1)
-            running.take_place().release(10)
-            assert await waiting.take_place().granted() == "a"
+            running.take_slot().release(10)
+            assert await waiting.take_slot().granted() == "a"
 
     run(work())
 
@@ -156,21 +156,21 @@ def test_an_ingress_that_decides_alone_never_takes_itself_for_dead() -> None:
 def test_a_request_ends_with_the_last_of_its_calls() -> None:
     async def work() -> None:
         async with client_of(None, "a", max_concurrent_requests=3) as (client, _):
-            ticket = client.ask("", DEFAULT, 3)
-            await ticket.admitted()
-            first, second = ticket.take_place(), ticket.take_place()
+            request = client.ask("", DEFAULT, 3)
+            await request.admitted()
+            first, second = request.take_slot(), request.take_slot()
             gate = Heard()
             client._join(gate)
             gate.messages.clear()
-            ticket.close()
+            request.close()
             first.release(5)
             assert Close(0) not in gate.messages
             second.release(7)
             assert gate.messages[-3:] == [Release(0, 0, 5), Release(0, 1, 7), Close(0)]
-            ticket.close()
+            request.close()
             second.release(7)
             assert gate.messages.count(Close(0)) == 1
-            assert not client._tickets
+            assert not client._requests
 
     run(work())
 
@@ -180,26 +180,26 @@ def test_a_request_of_which_nothing_was_called_ends_at_once() -> None:
         async with client_of(None, "a") as (client, _):
             client.ask("", DEFAULT, 2).close()
             assert (client._own.num_running, client._own.num_waiting) == (0, 0)
-            assert not client._own._ingresses[b""].tickets
-            assert not client._tickets
+            assert not client._own._ingresses[b""].requests
+            assert not client._requests
 
     run(work())
 
 
-def test_a_request_that_is_over_says_nothing_of_places_that_it_did_not_use() -> None:
+def test_a_request_that_is_over_says_nothing_of_slots_that_it_did_not_use() -> None:
     """To a gate that asks what is open while its last call ends."""
 
     async def work() -> None:
         async with client_of(None, "a", max_concurrent_requests=3) as (client, _):
-            ticket = client.ask("", DEFAULT, 3)
-            place = ticket.take_place()
-            ticket.close()
+            request = client.ask("", DEFAULT, 3)
+            grant = request.take_slot()
+            request.close()
             gate = Heard()
             client._join(gate)
             [join] = gate.messages
             assert isinstance(join, Join)
             assert [known.sequences for known in join.open] == [{0: "a"}]
-            place.release(10)
+            grant.release(10)
             assert gate.messages[1:] == [Release(0, 0, 10), Close(0)]
 
     run(work())
@@ -216,9 +216,9 @@ def test_what_is_known_of_a_request() -> None:
             assert isinstance(refused.refusal, OverloadedError)
             with pytest.raises(OverloadedError):
                 await refused.admitted()
-            running.take_place().release(10)
+            running.take_slot().release(10)
             assert (waiting.is_waiting, waiting.has_begun) == (False, True)
-            waiting.take_place().release(10)
+            waiting.take_slot().release(10)
             assert (waiting.is_waiting, waiting.has_begun) == (False, True)
 
     run(work())
@@ -251,8 +251,8 @@ def test_who_has_no_answer_yet_is_asked_for_again_and_not_said_to_be_open() -> N
                 client._join(gate)
                 join, *asks = gate.messages
                 assert isinstance(join, Join)
-                assert [known.ticket for known in join.open] == [running.ask.ticket]
-                assert asks == [Ask(asking.ask.ticket, "k", Tier.FLEX, 2)]
+                assert [known.request for known in join.open] == [running.ask.request]
+                assert asks == [Ask(asking.ask.request, "k", Tier.FLEX, 2)]
             asking.close()
             gate = Heard()
             client._join(gate)
@@ -273,15 +273,17 @@ def test_who_falls_back_to_itself_lifts_no_limits(changed: dict[str, int], num_a
             running = client.ask("k", DEFAULT, 1)
             client._join(Heard())
             asking = [client.ask("k", DEFAULT, 1) for _ in range(6)]
-            assert not any(ticket.is_answered for ticket in asking)
+            assert not any(request.is_answered for request in asking)
             client._decide_alone()
-            answers = await asyncio.gather(*(ticket.admitted() for ticket in asking), return_exceptions=True)
+            answers = await asyncio.gather(
+                *(request.admitted() for request in asking), return_exceptions=True
+            )
             refused = KeyLimitError if "max_requests_per_key" in changed else OverloadedError
             assert [type(answer) for answer in answers[num_admitted:]] == [refused] * (6 - num_admitted)
             assert answers[:num_admitted] == [None] * num_admitted
             assert (client._own.num_running, client._own.num_waiting) == (1, num_admitted)
-            assert running.take_place().replica == "a"
-            assert len(client._tickets) == 1 + num_admitted
+            assert running.take_slot().replica == "a"
+            assert len(client._requests) == 1 + num_admitted
 
     run(work())
 
@@ -295,7 +297,7 @@ def test_who_falls_back_to_itself_lifts_no_limit_of_tokens() -> None:
             asking = client.ask("k", DEFAULT, 1)
             client._decide_alone()
             await asking.admitted()
-            asking.take_place().release(7000)
+            asking.take_slot().release(7000)
             with pytest.raises(KeyLimitError):
                 await client.ask("k", DEFAULT, 1).admitted()
 
@@ -313,7 +315,7 @@ def test_how_long_one_has_waited_is_said() -> None:
             [join] = gate.messages
             assert isinstance(join, Join)
             known = join.open[1]
-            assert known == OpenTicket(1, "k", Tier.FLEX, known.waited_s, False, {0: None})
+            assert known == OpenRequest(1, "k", Tier.FLEX, known.waited_s, False, {0: None})
             assert known.waited_s >= 20.0
 
     run(work())

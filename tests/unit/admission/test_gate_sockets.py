@@ -10,7 +10,8 @@ import zmq.utils.monitor
 
 from serve_app.admission import link, policy
 from serve_app.admission.client import MESSAGES
-from serve_app.admission.messages import (
+from serve_app.admission.policy import NO_ENGINE_RETRY_S
+from serve_app.admission.protocol import (
     Admitted,
     Ask,
     Close,
@@ -28,7 +29,6 @@ from serve_app.admission.messages import (
     Tier,
     Unknown,
 )
-from serve_app.admission.policy import NO_ENGINE_RETRY_S
 from serve_app.errors import EngineUnavailableError, KeyLimitError, OverloadedError
 from tests.unit.admission.gates import client_of, gate_of, joined, run, scripted_gate
 
@@ -56,13 +56,13 @@ def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_asks_while_there_is_room_begins_at_once() -> None:
     async def work() -> None:
         async with gate_of("a") as (server, admission), client_of(server) as (client, _):
-            ticket = client.ask("", DEFAULT, 1)
-            await ticket.admitted()
-            place = ticket.take_place()
-            assert place.replica == "a"
+            request = client.ask("", DEFAULT, 1)
+            await request.admitted()
+            grant = request.take_slot()
+            assert grant.replica == "a"
             assert admission.counts == (1, 0)
-            place.release(10)
-            ticket.close()
+            grant.release(10)
+            request.close()
             await admission.until(lambda: admission.counts == (0, 0))
 
     run(work())
@@ -79,10 +79,10 @@ def test_who_waits_is_granted_what_another_ingress_releases() -> None:
             await running.admitted()
             waiting = second.ask("", DEFAULT, 1)
             await waiting.admitted()
-            place = waiting.take_place()
-            assert (admission.counts, place.replica) == ((1, 1), None)
-            running.take_place().release(10)
-            assert await place.granted() == "a"
+            grant = waiting.take_slot()
+            assert (admission.counts, grant.replica) == ((1, 1), None)
+            running.take_slot().release(10)
+            assert await grant.granted() == "a"
             assert admission.counts == (1, 0)
 
     run(work())
@@ -94,17 +94,17 @@ def test_more_sequences_than_were_asked_for() -> None:
             gate_of("a", max_concurrent_requests=3) as (server, admission),
             client_of(server) as (client, _),
         ):
-            ticket = client.ask("", DEFAULT, 2)
-            await ticket.admitted()
-            places = [ticket.take_place() for _ in range(4)]
-            assert [await place.granted() for place in places[:3]] == ["a"] * 3
-            assert places[3].replica is None
-            places[0].release(10)
-            assert await places[3].granted() == "a"
-            assert [place.number for place in places] == [0, 1, 2, 3]
-            ticket.close()
-            for place in places:
-                place.release(10)
+            request = client.ask("", DEFAULT, 2)
+            await request.admitted()
+            grants = [request.take_slot() for _ in range(4)]
+            assert [await grant.granted() for grant in grants[:3]] == ["a"] * 3
+            assert grants[3].replica is None
+            grants[0].release(10)
+            assert await grants[3].granted() == "a"
+            assert [grant.number for grant in grants] == [0, 1, 2, 3]
+            request.close()
+            for grant in grants:
+                grant.release(10)
             await admission.until(lambda: admission.counts == (0, 0))
 
     run(work())
@@ -141,10 +141,10 @@ def test_limits_of_a_key_hold_over_all_ingresses() -> None:
             client_of(server) as (first, _),
             client_of(server) as (second, _),
         ):
-            ticket = first.ask("key", DEFAULT, 1)
-            await ticket.admitted()
-            assert ticket.limits is not None
-            assert (ticket.limits.max_requests, ticket.limits.remaining_requests) == (1, 0)
+            request = first.ask("key", DEFAULT, 1)
+            await request.admitted()
+            assert request.limits is not None
+            assert (request.limits.max_requests, request.limits.remaining_requests) == (1, 0)
             refused = second.ask("key", DEFAULT, 1)
             with pytest.raises(KeyLimitError) as caught:
                 await refused.admitted()
@@ -157,7 +157,7 @@ def test_limits_of_a_key_hold_over_all_ingresses() -> None:
 
 @pytest.mark.parametrize("has_gate", [True, False])
 def test_who_waits_too_long_is_refused(has_gate: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However short that is: no other alarm is waited for."""
+    """However short that is: no other timer is waited for."""
     monkeypatch.setattr(policy, "SILENCE_S", 3600.0)
 
     async def work() -> None:
@@ -170,8 +170,8 @@ def test_who_waits_too_long_is_refused(has_gate: bool, monkeypatch: pytest.Monke
             waiting = client.ask("", DEFAULT, 1)
             await waiting.admitted()
             with pytest.raises(OverloadedError, match="for as long as a request may wait"):
-                await waiting.take_place().granted()
-            assert running.take_place().replica == "a"
+                await waiting.take_slot().granted()
+            assert running.take_slot().replica == "a"
             assert admission.counts == (int(has_gate), 0)
 
     run(work())
@@ -180,12 +180,12 @@ def test_who_waits_too_long_is_refused(has_gate: bool, monkeypatch: pytest.Monke
 def test_an_engine_that_comes_takes_who_waits() -> None:
     async def work() -> None:
         async with gate_of("a") as (server, _), client_of(server) as (client, _):
-            ticket = client.ask("", DEFAULT, 2)
-            await ticket.admitted()
-            places = [ticket.take_place(), ticket.take_place()]
-            assert [place.replica for place in places] == ["a", None]
+            request = client.ask("", DEFAULT, 2)
+            await request.admitted()
+            grants = [request.take_slot(), request.take_slot()]
+            assert [grant.replica for grant in grants] == ["a", None]
             server.set_replicas(["a", "b"])
-            assert await places[1].granted() == "b"
+            assert await grants[1].granted() == "b"
 
     run(work())
 
@@ -197,9 +197,9 @@ def test_nobody_is_sent_to_an_engine_that_was_found_dead() -> None:
             client_of(server) as (client, _),
         ):
             client.lose("a")
-            ticket = client.ask("", DEFAULT, 2)
-            await ticket.admitted()
-            assert [ticket.take_place().replica for _ in range(2)] == ["b", "b"]
+            request = client.ask("", DEFAULT, 2)
+            await request.admitted()
+            assert [request.take_slot().replica for _ in range(2)] == ["b", "b"]
 
     run(work())
 
@@ -210,11 +210,11 @@ def test_a_request_that_is_closed_before_its_answer_leaves_nothing_behind() -> N
             answered = asyncio.create_task(client.ask("", DEFAULT, 1).admitted())
             await asyncio.sleep(0)
             answered.cancel()
-            left = next(iter(client._tickets.values()))
+            left = next(iter(client._requests.values()))
             left.close()
-            await client.ask("", DEFAULT, 1).admitted()  # the first one's place is free
+            await client.ask("", DEFAULT, 1).admitted()  # the first one's slot is free
             assert admission.counts == (1, 0)
-            assert len(client._tickets) == 1
+            assert len(client._requests) == 1
 
     run(work())
 
@@ -223,13 +223,13 @@ def test_a_request_that_is_closed_before_its_answer_leaves_nothing_behind() -> N
 
 
 @pytest.mark.usefixtures("quick_silence")
-def test_without_its_gate_an_ingress_decides_alone_and_running_requests_keep_their_places() -> None:
+def test_without_its_gate_an_ingress_decides_alone_and_running_requests_keep_their_slots() -> None:
     async def work() -> None:
         async with gate_of("a") as (server, _), client_of(server, "a") as (client, where):
             running, waiting = client.ask("", DEFAULT, 1), client.ask("", DEFAULT, 1)
             await running.admitted()
             await waiting.admitted()
-            first, second = running.take_place(), waiting.take_place()
+            first, second = running.take_slot(), waiting.take_slot()
             where.is_asked.clear()
             server.close()
             await where.is_asked.wait()
@@ -237,7 +237,7 @@ def test_without_its_gate_an_ingress_decides_alone_and_running_requests_keep_the
             assert (first.replica, second.replica) == ("a", None)
             third = client.ask("", DEFAULT, 1)
             await third.admitted()
-            assert third.take_place().replica is None
+            assert third.take_slot().replica is None
             first.release(10)
             assert await second.granted() == "a"
 
@@ -250,10 +250,10 @@ def test_who_had_asked_a_gate_that_goes_is_answered() -> None:
         async with scripted_gate() as gate, client_of(None, "a") as (client, where):
             where.is_at(gate.address)
             await gate.join()
-            ticket = client.ask("", DEFAULT, 1)
+            request = client.ask("", DEFAULT, 1)
             await gate.hear(Ask)
-            await ticket.admitted()  # by the ingress itself, after the gate's silence
-            assert ticket.take_place().replica == "a"
+            await request.admitted()  # by the ingress itself, after the gate's silence
+            assert request.take_slot().replica == "a"
 
     run(work())
 
@@ -269,7 +269,7 @@ def test_a_new_gate_learns_everything() -> None:
             running, waiting = client.ask("k", DEFAULT, 1), client.ask("k", Tier.PRIORITY, 1)
             await running.admitted()
             await waiting.admitted()
-            first, second = running.take_place(), waiting.take_place()
+            first, second = running.take_slot(), waiting.take_slot()
             where.is_asked.clear()
             old.close()
             await where.is_asked.wait()
@@ -300,8 +300,10 @@ def test_a_gate_that_never_answers_does_not_lift_the_limits(has_joined: bool) ->
             else:
                 await deaf.hear(Ping)
             assert client.is_connected == has_joined
-            tickets = [client.ask("", DEFAULT, 1) for _ in range(6)]
-            answers = await asyncio.gather(*(ticket.admitted() for ticket in tickets), return_exceptions=True)
+            requests = [client.ask("", DEFAULT, 1) for _ in range(6)]
+            answers = await asyncio.gather(
+                *(request.admitted() for request in requests), return_exceptions=True
+            )
             refused = [answer for answer in answers if isinstance(answer, OverloadedError)]
             assert len(refused) == 4  # one runs and one waits
 
@@ -309,11 +311,11 @@ def test_a_gate_that_never_answers_does_not_lift_the_limits(has_joined: bool) ->
 
 
 @pytest.mark.usefixtures("quick_silence")
-def test_who_reconnects_to_the_same_gate_has_its_places_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_reconnects_to_the_same_gate_has_its_slots_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def work() -> None:
         async with gate_of("a", "b") as (server, admission), client_of(server, "a") as (client, where):
-            ticket = client.ask("", DEFAULT, 1)
-            await ticket.admitted()
+            request = client.ask("", DEFAULT, 1)
+            await request.admitted()
             where.is_asked.clear()
             monkeypatch.setattr(link, "PING_S", 3600.0)
             # The ingress was held up: it took the gate for dead, which has noticed nothing.
@@ -333,9 +335,9 @@ def test_a_client_that_is_closed_has_nothing_more_to_do() -> None:
                 async with client_of(gate, "a", max_wait_s=3600) as (client, _):
                     for _ in range(2):
                         await client.ask("", DEFAULT, 1).admitted()
-                    assert (client._alarm._timer is None) == client.is_connected
+                    assert (client._timer._handle is None) == client.is_connected
                 assert client.task.done()
-                assert client._alarm._timer is None
+                assert client._timer._handle is None
 
     run(work())
 
@@ -348,8 +350,8 @@ def test_a_gate_is_told_nothing_before_it_has_said_something() -> None:
         async with scripted_gate() as gate, client_of(None, "a") as (client, where):
             where.is_at(gate.address)
             assert await gate.hear(*KINDS) == Ping(0)
-            ticket = client.ask("", DEFAULT, 1)
-            await ticket.admitted()
+            request = client.ask("", DEFAULT, 1)
+            await request.admitted()
             assert not client.is_connected
             for _ in range(3):
                 assert await gate.hear(*KINDS) == Ping(0)
@@ -388,16 +390,16 @@ def test_who_was_not_answered_is_asked_for_again_when_its_ingress_joins_again() 
         async with scripted_gate() as gate, client_of() as (client, where):
             where.is_at(gate.address)
             await gate.join()
-            ticket = client.ask("k", Tier.FLEX, 2)
-            assert await gate.hear(Ask) == ticket.ask
+            request = client.ask("k", Tier.FLEX, 2)
+            assert await gate.hear(Ask) == request.ask
             await gate.say(Unknown())
             assert await gate.hear(*TOLD) == Join([])
-            assert await gate.hear(*TOLD) == ticket.ask
+            assert await gate.hear(*TOLD) == request.ask
             # To the first time that it was asked.
             await gate.say(Refused(0, Reason.QUEUE_FULL, 1.0, None), Joined())
             await gate.say(Admitted(0, {0: "a", 1: "b"}, None))
-            await ticket.admitted()
-            assert [ticket.take_place().replica for _ in range(2)] == ["a", "b"]
+            await request.admitted()
+            assert [request.take_slot().replica for _ in range(2)] == ["a", "b"]
 
     run(work())
 
@@ -416,10 +418,12 @@ def test_who_was_not_answered_is_answered_by_a_gate_within_its_limits() -> None:
             assert client._link
             for _ in range(2):
                 client._join(client._link)
-            answers = await asyncio.gather(*(ticket.admitted() for ticket in asking), return_exceptions=True)
+            answers = await asyncio.gather(
+                *(request.admitted() for request in asking), return_exceptions=True
+            )
             assert answers[0] is None
             assert [type(answer) for answer in answers[1:]] == [KeyLimitError] * 3
-            assert running.take_place().replica == "a"
+            assert running.take_slot().replica == "a"
             assert (admission.num_joins, admission.counts) == (3, (1, 1))
 
     run(work())
@@ -437,16 +441,16 @@ def test_an_ingress_that_falls_silent_is_forgotten_and_joins_when_it_speaks(
 
     async def work() -> None:
         async with gate_of("a") as (server, admission), client_of(server) as (client, _):
-            ticket = client.ask("", DEFAULT, 1)
-            await ticket.admitted()
-            place = ticket.take_place()
-            assert await place.granted() == "a"
+            request = client.ask("", DEFAULT, 1)
+            await request.admitted()
+            grant = request.take_slot()
+            assert await grant.granted() == "a"
             await admission.until(lambda: admission.counts == (0, 0))  # nothing was released
             num_joins = admission.num_joins
             client.lose("z")
             await admission.until(lambda: admission.num_joins > num_joins)
             assert admission.counts == (1, 0)
-            assert place.replica == "a"
+            assert grant.replica == "a"
 
     run(work())
 
@@ -457,8 +461,8 @@ def test_an_ingress_that_pings_is_not_forgotten(monkeypatch: pytest.MonkeyPatch)
 
     async def work() -> None:
         async with gate_of("a") as (server, admission), client_of(server) as (client, _):
-            ticket = client.ask("", DEFAULT, 1)
-            await ticket.admitted()
+            request = client.ask("", DEFAULT, 1)
+            await request.admitted()
             [known] = admission._ingresses.values()
             first = known.heard_at
             await admission.until(lambda: known.heard_at > first + 1.5)
@@ -475,13 +479,13 @@ def test_an_ingress_that_pings_is_not_forgotten(monkeypatch: pytest.MonkeyPatch)
 def test_a_message_that_was_lost_is_noticed_by_the_gate() -> None:
     async def work() -> None:
         async with gate_of("a") as (server, admission), client_of(server) as (client, _):
-            ticket = client.ask("", DEFAULT, 1)
-            await ticket.admitted()
+            request = client.ask("", DEFAULT, 1)
+            await request.admitted()
             assert client._link
             socket = client._link._socket
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(socket, "send", lambda _: None)
-                ticket.close()
+                request.close()
                 await asyncio.sleep(0)  # it is sent in this round of the loop
             await admission.until(lambda: admission.num_joins == 2)
             assert admission.counts == (0, 0)
@@ -495,16 +499,16 @@ def test_an_event_that_was_lost_is_noticed_by_the_ingress() -> None:
         async with scripted_gate() as gate, client_of() as (client, where):
             where.is_at(gate.address)
             assert await gate.join() == Join([])
-            ticket = client.ask("k", Tier.FLEX, 2)
+            request = client.ask("k", Tier.FLEX, 2)
             await gate.hear(Ask)
             await gate.say(Admitted(0, {0: "a"}, None))
-            await ticket.admitted()
+            await request.admitted()
             await gate.hear(Ping)
             await gate.say(Pong(2))  # one was `Granted`
             join = await gate.hear(Join)
             assert isinstance(join, Join)
             [known] = join.open
-            assert (known.ticket, known.key, known.tier) == (0, "k", Tier.FLEX)
+            assert (known.request, known.key, known.tier) == (0, "k", Tier.FLEX)
             assert (known.has_begun, known.sequences) == (True, {0: "a", 1: None})
 
     run(work())
@@ -516,15 +520,15 @@ def test_counts_begin_anew_with_each_join() -> None:
         async with scripted_gate() as gate, client_of() as (client, where):
             where.is_at(gate.address)
             await gate.join()
-            ticket = client.ask("", DEFAULT, 1)
+            request = client.ask("", DEFAULT, 1)
             await gate.hear(Ask)
             await gate.say(Admitted(0, {0: "a"}, None), Unknown())
-            await ticket.admitted()
+            await request.admitted()
             await gate.hear(Join)
             await gate.say(Joined())
             assert await gate.hear(Ping) == Ping(1)
             await gate.say(Pong(0))
-            ticket.take_place().release(5)
+            request.take_slot().release(5)
             # No `Join` in between: the counts of both have agreed.
             assert await gate.hear(Join, Release) == Release(0, 0, 5)
 
@@ -538,10 +542,10 @@ def test_an_ingress_joins_once_for_all_that_the_gate_does_not_know_of() -> None:
         async with scripted_gate() as gate, client_of() as (client, where):
             where.is_at(gate.address)
             await gate.join()
-            ticket = client.ask("", DEFAULT, 1)
+            request = client.ask("", DEFAULT, 1)
             await gate.hear(Ask)
             await gate.say(Admitted(0, {}, None), *[Unknown()] * 3, Joined(), Granted(0, 0, "a"))
-            assert await ticket.take_place().granted() == "a"  # it has read all three
+            assert await request.take_slot().granted() == "a"  # it has read all three
             client.ask("", DEFAULT, 1)
             await gate.hear(Join)
             assert await gate.hear(Join, Ask) == Ask(1, "", DEFAULT, 1)
@@ -553,25 +557,25 @@ def test_what_was_said_before_a_join_was_read_does_not_hold_after_it() -> None:
     """The gate refuses a request while the ingress tells it anew of that very request.
 
     To the gate it is open now. If the ingress took it for refused, it would never be closed there, and would
-    keep the place that it gets.
+    keep the slot that it gets.
     """
 
     async def work() -> None:
         async with scripted_gate() as gate, client_of() as (client, where):
             where.is_at(gate.address)
             await gate.join()
-            ticket = client.ask("", DEFAULT, 1)
+            request = client.ask("", DEFAULT, 1)
             await gate.hear(Ask)
             await gate.say(Admitted(0, {}, None), Unknown())
             join = await gate.hear(Join)
             assert isinstance(join, Join)
-            assert [known.ticket for known in join.open] == [0]
+            assert [known.request for known in join.open] == [0]
             await gate.say(Refused(0, Reason.WAITED_TOO_LONG, 1.0, None), Joined(), Granted(0, 0, "a"))
-            place = ticket.take_place()
+            grant = request.take_slot()
             with suppress(OverloadedError):
-                await place.granted()
-            place.release(0)
-            ticket.close()
+                await grant.granted()
+            grant.release(0)
+            request.close()
             # Whichever it believed, the gate is told that it is over.
             last = client.ask("", DEFAULT, 1)
             assert await gate.hear(Close, Ask) == Close(0)
@@ -587,12 +591,12 @@ def test_a_grant_from_before_a_join_is_not_believed_after_it() -> None:
         async with scripted_gate() as gate, client_of() as (client, where):
             where.is_at(gate.address)
             await gate.join()
-            ticket = client.ask("", DEFAULT, 1)
+            request = client.ask("", DEFAULT, 1)
             await gate.hear(Ask)
             await gate.say(Admitted(0, {}, None), Unknown())
             await gate.hear(Join)  # which says that it waits
             await gate.say(Granted(0, 0, "old"), Joined(), Granted(0, 0, "new"))
-            assert await ticket.take_place().granted() == "new"
+            assert await request.take_slot().granted() == "new"
 
     run(work())
 
@@ -708,11 +712,11 @@ def test_garbage_from_a_gate_does_not_end_the_connection_for_good() -> None:
             where.is_at(gate.address)
             await gate.join()
             await gate.say(b"\xc1", b"")
-            ticket = client.ask("", DEFAULT, 1)
+            request = client.ask("", DEFAULT, 1)
             await gate.hear(Ask)
             await gate.say(Admitted(0, {0: "z"}, None))
-            await ticket.admitted()
-            assert ticket.take_place().replica == "z"  # as the gate says
+            await request.admitted()
+            assert request.take_slot().replica == "z"  # as the gate says
             asked = asyncio.create_task(where.is_asked.wait())  # after its silence
             await asyncio.wait([client.task, asked], return_when=asyncio.FIRST_COMPLETED)
             assert not client.task.done()

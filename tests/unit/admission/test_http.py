@@ -9,7 +9,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from serve_app.admission.http import duration, key_of, limit_headers, retry_after, tier_of
-from serve_app.admission.messages import RateLimits, Tier
+from serve_app.admission.protocol import RateLimits, Tier
 from serve_app.errors import (
     BadRequestError,
     EngineLostError,

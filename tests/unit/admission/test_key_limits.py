@@ -4,7 +4,7 @@ import pytest
 
 from serve_app.admission import key_limits
 from serve_app.admission.key_limits import KeyLimits
-from serve_app.admission.messages import RateLimits, Reason
+from serve_app.admission.protocol import RateLimits, Reason
 
 START = 1000.0
 

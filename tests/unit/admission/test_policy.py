@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.admission.messages import (
+from serve_app.admission.policy import NO_ENGINE_RETRY_S, SILENCE_S, Addressed, Admission
+from serve_app.admission.protocol import (
     Admitted,
     Ask,
     Close,
@@ -15,7 +16,7 @@ from serve_app.admission.messages import (
     Lost,
     Message,
     More,
-    OpenTicket,
+    OpenRequest,
     Ping,
     Pong,
     RateLimits,
@@ -25,7 +26,6 @@ from serve_app.admission.messages import (
     Tier,
     Unknown,
 )
-from serve_app.admission.policy import NO_ENGINE_RETRY_S, SILENCE_S, Addressed, Admission
 from serve_app.admission.rules import Rules
 from serve_app.admission.service_time import MIN_RETRY_AFTER_S
 
@@ -60,10 +60,10 @@ class Gate:
         self._said += self.admission.tick(self.now)
 
     def ask(
-        self, ticket: int, n: int = 1, tier: Tier = Tier.DEFAULT, key: str = "", ingress: bytes = HERE
+        self, request: int, n: int = 1, tier: Tier = Tier.DEFAULT, key: str = "", ingress: bytes = HERE
     ) -> list[Event]:
         """What is said to who asks, and to the others of the same ingress."""
-        self.send(Ask(ticket, key, tier, n), ingress)
+        self.send(Ask(request, key, tier, n), ingress)
         return self.said(ingress)
 
     def said(self, ingress: bytes = HERE) -> list[Event]:
@@ -72,13 +72,13 @@ class Gate:
         return said
 
     def fill(self) -> None:
-        """Takes all places, as ticket 1000 of `THERE`."""
+        """Takes all slots, as request 1000 of `THERE`."""
         slots = self.admission._slots
         self.ask(1000, slots.num_free, Tier.PRIORITY, "filling", THERE)
         assert slots.num_free == 0
 
     def has_taken(self, seconds: float) -> None:
-        """A sequence takes this long, as far as is known: one has, as ticket 2000 of `THERE`."""
+        """A sequence takes this long, as far as is known: one has, as request 2000 of `THERE`."""
         self.ask(2000, ingress=THERE)
         self.now += seconds
         self.send(Release(2000, 0, 10), THERE)
@@ -91,8 +91,8 @@ class Gate:
         return self.admission.num_running, self.admission.num_waiting
 
 
-def granted(ticket: int, sequence: int = 0, replica: str = "a") -> Granted:
-    return Granted(ticket, sequence, replica)
+def granted(request: int, sequence: int = 0, replica: str = "a") -> Granted:
+    return Granted(request, sequence, replica)
 
 
 def refusal(events: list[Event]) -> Refused:
@@ -171,7 +171,7 @@ def test_more_begins_at_once_where_there_is_room_and_is_never_refused() -> None:
     assert gate.said() == [granted(1, 2)]
 
 
-def test_a_sequence_that_does_not_begin_leaves_the_line() -> None:
+def test_a_sequence_that_does_not_begin_leaves_the_queue() -> None:
     gate = Gate("a")
     gate.ask(1, n=2)
     gate.ask(2, n=2)
@@ -195,8 +195,8 @@ def test_what_is_said_of_a_request_that_is_not_known_changes_nothing() -> None:
 def test_priority_comes_first_and_flex_last() -> None:
     gate = Gate("a")
     gate.fill()
-    for ticket, tier in ((1, Tier.FLEX), (2, Tier.DEFAULT), (3, Tier.PRIORITY)):
-        gate.ask(ticket, tier=tier)
+    for request, tier in ((1, Tier.FLEX), (2, Tier.DEFAULT), (3, Tier.PRIORITY)):
+        gate.ask(request, tier=tier)
     gate.send(Close(1000), THERE)
     assert gate.said() == [granted(3), granted(2)]
 
@@ -215,7 +215,7 @@ def test_flex_leaves_the_reserve_to_others() -> None:
     assert gate.said() == [granted(1, 8)]
 
 
-def test_a_single_place_is_not_reserved() -> None:
+def test_a_single_slot_is_not_reserved() -> None:
     gate = Gate("a", max_concurrent_requests=1, reserved_share=0.5)
     assert gate.ask(1, tier=Tier.FLEX) == [Admitted(1, {0: "a"}, None)]
 
@@ -230,8 +230,8 @@ def test_who_waits_of_a_later_tier_holds_nobody_up() -> None:
 def test_keys_take_turns_over_all_ingresses() -> None:
     gate = Gate("a", max_queued=10)
     gate.fill()
-    for ticket in range(1, 4):
-        gate.ask(ticket, key="greedy")
+    for request in range(1, 4):
+        gate.ask(request, key="greedy")
     gate.ask(4, key="modest", ingress=THERE)
     gate.send(Release(1000, 0, 1), THERE)
     gate.send(Release(1000, 1, 1), THERE)
@@ -245,13 +245,13 @@ def test_keys_take_turns_over_all_ingresses() -> None:
 def test_more_than_may_wait_are_refused() -> None:
     gate = Gate("a", max_queued=2)
     gate.fill()
-    for ticket in (1, 2):
-        assert gate.ask(ticket) == [Admitted(ticket, {}, None)]
+    for request in (1, 2):
+        assert gate.ask(request) == [Admitted(request, {}, None)]
     assert refusal(gate.ask(3)).reason is Reason.QUEUE_FULL
     assert gate.counts == (2, 2)
 
 
-def test_without_a_queue_who_finds_no_place_is_refused() -> None:
+def test_without_a_queue_who_finds_no_slot_is_refused() -> None:
     gate = Gate("a", max_queued=0)
     assert gate.ask(1, n=2) == [Admitted(1, {0: "a", 1: "a"}, None)]
     assert refusal(gate.ask(2)).reason is Reason.QUEUE_FULL
@@ -261,8 +261,8 @@ def test_a_request_that_would_wait_too_long_is_refused_at_once() -> None:
     gate = Gate("a", max_queued=100, max_wait_s=30)
     gate.has_taken(20.0)
     gate.ask(2, n=2)
-    for ticket in range(3, 7):  # 40 s for four in two places
-        assert gate.ask(ticket) == [Admitted(ticket, {}, None)]
+    for request in range(3, 7):  # 40 s for four in two slots
+        assert gate.ask(request) == [Admitted(request, {}, None)]
     refused = refusal(gate.ask(7))
     assert refused.reason is Reason.QUEUE_FULL
     assert refused.retry_after_s == pytest.approx(50.0)  # after the four, and its own turn
@@ -287,8 +287,8 @@ def test_the_key_with_most_gives_way() -> None:
     gate = Gate("a", max_queued=4)
     gate.fill()
     gate.ask(1, tier=Tier.FLEX, key="modest")
-    for ticket in (2, 3, 4):
-        gate.ask(ticket, tier=Tier.FLEX, key="greedy")
+    for request in (2, 3, 4):
+        gate.ask(request, tier=Tier.FLEX, key="greedy")
     assert gate.ask(5)[0] == Refused(4, Reason.QUEUE_FULL, MIN_RETRY_AFTER_S, None)
 
 
@@ -338,7 +338,7 @@ def test_to_a_request_larger_than_the_queue_all_of_later_tiers_give_way() -> Non
     gate.ask(1, tier=Tier.FLEX)
     gate.ask(2, n=2, tier=Tier.FLEX, ingress=THERE)
     assert gate.ask(3, n=5)[-1] == Admitted(3, {}, None)
-    assert refusal(gate.said(THERE)).ticket == 2
+    assert refusal(gate.said(THERE)).request == 2
     assert gate.counts == (2, 5)
     # It gives way itself.
     assert gate.ask(4, tier=Tier.PRIORITY) == [
@@ -358,7 +358,7 @@ def test_those_who_are_refused_are_told_different_times() -> None:
     gate = Gate("a", max_queued=0)
     gate.has_taken(10.0)
     gate.ask(2, n=2)
-    told = [refusal(gate.ask(ticket)).retry_after_s for ticket in range(3, 6)]
+    told = [refusal(gate.ask(request)).retry_after_s for request in range(3, 6)]
     assert told == pytest.approx([5.0, 10.0, 15.0])
 
 
@@ -381,7 +381,7 @@ def test_a_call_that_was_not_in_an_engine_says_nothing_of_the_time_that_one_take
     assert admitted.limits.remaining_tokens == 600
 
 
-def test_a_place_that_was_never_used_says_nothing_of_the_time_that_one_takes() -> None:
+def test_a_slot_that_was_never_used_says_nothing_of_the_time_that_one_takes() -> None:
     """vLLM finds fault with the request, after it was admitted: it is closed, and nothing was called."""
     gate = Gate("a")
     gate.has_taken(20.0)
@@ -406,7 +406,7 @@ def test_an_ingress_that_is_forgotten_says_nothing_of_the_time_that_a_sequence_t
 def test_a_sequence_that_began_before_its_ingress_joined_says_nothing_of_the_time_that_one_takes() -> None:
     gate = Gate("a")
     gate.has_taken(20.0)
-    gate.send(Join([OpenTicket(1, "", Tier.DEFAULT, 99.0, True, {0: "a"})]))
+    gate.send(Join([OpenRequest(1, "", Tier.DEFAULT, 99.0, True, {0: "a"})]))
     gate.now += 1.0
     gate.send(Release(1, 0, 10))
     assert gate.counts == (0, 0)
@@ -458,7 +458,7 @@ def test_who_came_later_may_have_to_go_first() -> None:
     gate.fill()
     gate.ask(1)
     gate.now += 1.0
-    gate.send(Join([OpenTicket(2, "", Tier.DEFAULT, 20.0, False, {0: None})]), b"third")
+    gate.send(Join([OpenRequest(2, "", Tier.DEFAULT, 20.0, False, {0: None})]), b"third")
     assert gate.admission.next_tick() == START + SILENCE_S
     gate.after(10.0)
     assert [event for event in gate.said(b"third") if isinstance(event, Refused)] == [
@@ -466,7 +466,7 @@ def test_who_came_later_may_have_to_go_first() -> None:
     ]
     assert gate.said() == []
     gate.after(19.0)
-    assert refusal(gate.said()).ticket == 1
+    assert refusal(gate.said()).request == 1
 
 
 def test_deadlines_of_those_who_are_gone_are_nobodys() -> None:
@@ -481,7 +481,7 @@ def test_deadlines_of_those_who_are_gone_are_nobodys() -> None:
     gate.send(Release(1000, 0, 10), THERE)
     assert gate.said() == [granted(2)]
     gate.after(5.0)
-    assert refusal(gate.said()).ticket == 3
+    assert refusal(gate.said()).request == 3
     assert gate.admission.next_tick() == gate.now + SILENCE_S
     assert not gate.admission._deadlines
 
@@ -495,7 +495,7 @@ def test_without_an_engine_that_ever_was_requests_are_refused_at_once() -> None:
     assert (refused.reason, refused.retry_after_s) == (Reason.NO_ENGINE, NO_ENGINE_RETRY_S)
 
 
-def test_while_the_only_engine_is_replaced_requests_wait() -> None:
+def test_while_the_only_engine_is_reslotd_requests_wait() -> None:
     gate = Gate("a")
     gate.set_replicas()
     assert gate.ask(1) == [Admitted(1, {}, None)]
@@ -525,7 +525,7 @@ def test_an_engine_that_does_not_start_is_not_waited_for_for_ever() -> None:
     assert refusal(gate.said()).reason is Reason.NO_ENGINE
 
 
-def test_who_waited_for_an_engine_then_waits_for_a_place_no_longer_than_others() -> None:
+def test_who_waited_for_an_engine_then_waits_for_a_slot_no_longer_than_others() -> None:
     gate = Gate(start_wait_s=600.0)
     gate.ask(1, n=2)
     gate.ask(2)
@@ -536,7 +536,7 @@ def test_who_waited_for_an_engine_then_waits_for_a_place_no_longer_than_others()
     assert gate.said() == []
     gate.after(1)
     refused = refusal(gate.said())
-    assert (refused.ticket, refused.reason) == (2, Reason.WAITED_TOO_LONG)
+    assert (refused.request, refused.reason) == (2, Reason.WAITED_TOO_LONG)
 
 
 def test_an_engine_that_comes_has_room_for_those_who_wait() -> None:
@@ -644,15 +644,15 @@ def test_what_an_ingress_has_open_is_what_it_says_at_last() -> None:
     gate = Gate("a")
     gate.ask(1)
     gate.ask(2)
-    gate.send(Join([OpenTicket(2, "", Tier.DEFAULT, 0.0, True, {0: "a"})]))
+    gate.send(Join([OpenRequest(2, "", Tier.DEFAULT, 0.0, True, {0: "a"})]))
     assert gate.said() == [Joined()]
     assert gate.counts == (1, 0)
 
 
 def test_a_new_gate_learns_what_runs_and_what_waits() -> None:
     gate = Gate("a", max_requests_per_key=2)
-    running = OpenTicket(1, "k", Tier.DEFAULT, 50.0, True, {0: "a", 3: "a"})
-    waiting = OpenTicket(2, "k", Tier.DEFAULT, 5.0, False, {0: None, 1: None})
+    running = OpenRequest(1, "k", Tier.DEFAULT, 50.0, True, {0: "a", 3: "a"})
+    waiting = OpenRequest(2, "k", Tier.DEFAULT, 5.0, False, {0: None, 1: None})
     gate.send(Join([running, waiting]))
     assert gate.said() == [Joined()]
     assert gate.counts == (2, 2)
@@ -663,7 +663,7 @@ def test_a_new_gate_learns_what_runs_and_what_waits() -> None:
 
 def test_an_ingress_may_say_that_more_run_than_fit() -> None:
     gate = Gate("a")
-    gate.send(Join([OpenTicket(1, "", Tier.DEFAULT, 0.0, True, dict.fromkeys(range(5), "a"))]))
+    gate.send(Join([OpenRequest(1, "", Tier.DEFAULT, 0.0, True, dict.fromkeys(range(5), "a"))]))
     gate.said()
     gate.ask(2)
     for number in range(3):
@@ -673,9 +673,9 @@ def test_an_ingress_may_say_that_more_run_than_fit() -> None:
     assert gate.said() == [granted(2)]
 
 
-def test_sequences_on_a_replica_that_the_gate_does_not_know_take_no_place_of_others() -> None:
+def test_sequences_on_a_replica_that_the_gate_does_not_know_take_no_slot_of_others() -> None:
     gate = Gate("a")
-    gate.send(Join([OpenTicket(1, "", Tier.DEFAULT, 0.0, True, {0: "old"})]))
+    gate.send(Join([OpenRequest(1, "", Tier.DEFAULT, 0.0, True, {0: "old"})]))
     gate.said()
     assert gate.ask(2, n=2) == [Admitted(2, {0: "a", 1: "a"}, None)]
     gate.set_replicas("a", "old")
@@ -685,7 +685,7 @@ def test_sequences_on_a_replica_that_the_gate_does_not_know_take_no_place_of_oth
 def test_who_waited_before_a_new_gate_has_its_wait_counted() -> None:
     gate = Gate("a")
     gate.fill()
-    gate.send(Join([OpenTicket(1, "", Tier.DEFAULT, 20.0, False, {0: None})]))
+    gate.send(Join([OpenRequest(1, "", Tier.DEFAULT, 20.0, False, {0: None})]))
     gate.said()
     gate.after(9.9)
     assert gate.said() == []
@@ -696,7 +696,7 @@ def test_who_waited_before_a_new_gate_has_its_wait_counted() -> None:
 def test_who_waited_before_a_new_gate_waits_no_longer_where_engines_start_on_demand() -> None:
     gate = Gate("a", start_wait_s=600.0)
     gate.fill()
-    gate.send(Join([OpenTicket(1, "", Tier.DEFAULT, 20.0, False, {0: None})]))
+    gate.send(Join([OpenRequest(1, "", Tier.DEFAULT, 20.0, False, {0: None})]))
     gate.said()
     gate.after(30)
     assert refusal(gate.said()).reason is Reason.WAITED_TOO_LONG
@@ -706,7 +706,7 @@ def test_what_had_begun_before_a_new_gate_is_refused_by_nobody() -> None:
     """One of its sequences is over, and the others wait."""
     gate = Gate("a", max_queued=1)
     gate.fill()
-    gate.send(Join([OpenTicket(1, "", Tier.FLEX, 3600.0, True, {1: None, 2: None})]))
+    gate.send(Join([OpenRequest(1, "", Tier.FLEX, 3600.0, True, {1: None, 2: None})]))
     gate.after(3600)
     assert gate.said() == [Joined()]
     assert gate.ask(2, tier=Tier.PRIORITY) == [Admitted(2, {}, None)]
@@ -720,7 +720,7 @@ def test_joining_again_is_not_the_end_of_what_runs() -> None:
     gate = Gate("a", max_queued=0)
     gate.ask(1, n=2)
     gate.now += 20.0
-    gate.send(Join([OpenTicket(1, "", Tier.DEFAULT, 20.0, True, {0: "a", 1: "a"})]))
+    gate.send(Join([OpenRequest(1, "", Tier.DEFAULT, 20.0, True, {0: "a", 1: "a"})]))
     gate.said()
     assert refusal(gate.ask(2)).retry_after_s == MIN_RETRY_AFTER_S  # nothing has ended: nothing is known
 

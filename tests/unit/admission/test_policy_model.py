@@ -1,6 +1,6 @@
 """Thousands of random operations on `Admission`, and a model that says after each what must hold.
 
-The model is what the ingresses know: it learns of places from events only, and keeps no queue. So it cannot
+The model is what the ingresses know: it learns of slots from events only, and keeps no queue. So it cannot
 say who is next, but it says of each grant and refusal whether it may be.
 """
 
@@ -13,7 +13,8 @@ from itertools import count
 
 import pytest
 
-from serve_app.admission.messages import (
+from serve_app.admission.policy import SILENCE_S, Addressed, Admission
+from serve_app.admission.protocol import (
     Admitted,
     Ask,
     Close,
@@ -24,7 +25,7 @@ from serve_app.admission.messages import (
     Lost,
     Message,
     More,
-    OpenTicket,
+    OpenRequest,
     Ping,
     Pong,
     Reason,
@@ -33,7 +34,6 @@ from serve_app.admission.messages import (
     Tier,
     Unknown,
 )
-from serve_app.admission.policy import SILENCE_S, Addressed, Admission
 from serve_app.admission.rules import Rules
 
 NUM_OPERATIONS = 3000
@@ -43,7 +43,7 @@ MAX_REPLICAS = 4
 
 
 @dataclass(eq=False)
-class ModelTicket:
+class ModelRequest:
     """A request as its ingress knows it."""
 
     ask: Ask
@@ -69,7 +69,7 @@ class ModelIngress:
     is_known: bool = False
     num_sent: int = 0
     num_events: int = 0
-    tickets: dict[int, ModelTicket] = field(default_factory=dict)
+    requests: dict[int, ModelRequest] = field(default_factory=dict)
 
 
 class Model:
@@ -95,17 +95,17 @@ class Model:
     def ready(self) -> list[str]:
         return [replica for replica in self.served if replica not in self.lost]
 
-    def tickets(self) -> list[ModelTicket]:
+    def requests(self) -> list[ModelRequest]:
         """Those that the gate knows of."""
-        return [t for i in self.ingresses.values() if i.is_known for t in i.tickets.values()]
+        return [t for i in self.ingresses.values() if i.is_known for t in i.requests.values()]
 
     def loads(self) -> Counter[str]:
         return Counter(
-            replica for t in self.tickets() for replica in t.sequences.values() if replica is not None
+            replica for t in self.requests() for replica in t.sequences.values() if replica is not None
         )
 
-    def waiting(self) -> list[tuple[ModelTicket, int]]:
-        return [(t, n) for t in self.tickets() for n, replica in t.sequences.items() if replica is None]
+    def waiting(self) -> list[tuple[ModelRequest, int]]:
+        return [(t, n) for t in self.requests() for n, replica in t.sequences.items() if replica is None]
 
     def num_reserved(self) -> int:
         num_all = len(self.ready) * self.rules.max_concurrent_requests
@@ -147,8 +147,8 @@ class Model:
         tier = self.random.choice(list(Tier))
         n = self.random.choice((1, 1, 1, 1, 2, 2, 3, 3, 5, 5, 2 * self.rules.max_queued + 1))
         ask = Ask(next(self.numbers), self.random.choice(KEYS), tier, n)
-        ticket = ModelTicket(ask, self.now, num_asked=n)
-        num_open = sum(t.ask.key == ask.key for t in self.tickets())
+        request = ModelRequest(ask, self.now, num_asked=n)
+        num_open = sum(t.ask.key == ask.key for t in self.requests())
         over_limit = (
             self.rules.max_requests_per_key is not None and num_open >= self.rules.max_requests_per_key
         )
@@ -157,20 +157,20 @@ class Model:
         fits = bool(self.ready) and is_alone and self.num_free(tier) >= n
         answers: list[Event] = []
         for to, event in self.send(ingress, ask):
-            if to != ingress.name or getattr(event, "ticket", None) != ask.ticket:
+            if to != ingress.name or getattr(event, "request", None) != ask.request:
                 if isinstance(event, Refused):
                     assert event.reason is Reason.QUEUE_FULL
-                    displaced = self.ingresses[to].tickets[event.ticket]
+                    displaced = self.ingresses[to].requests[event.request]
                     assert displaced.ask.tier > tier, "one gives way to its own tier or a later one"
                     self.seen["displaced"] += 1
                 self.take(to, event)
                 continue
             answers.append(event)
             if isinstance(event, Admitted):
-                ingress.tickets[ask.ticket] = ticket
-                ticket.sequences = dict.fromkeys(range(n))
+                ingress.requests[ask.request] = request
+                request.sequences = dict.fromkeys(range(n))
                 for number in range(n):
-                    self.begins_to_wait(ticket, number)
+                    self.begins_to_wait(request, number)
             self.take(to, event)
         [answer] = answers
         if over_limit:
@@ -184,35 +184,35 @@ class Model:
             assert answer.retry_after_s >= 1
             self.seen[f"refused {answer.reason.name}"] += 1
         elif fits:
-            assert None not in ticket.sequences.values(), "there was room to begin at once"
+            assert None not in request.sequences.values(), "there was room to begin at once"
         elif num_before:
             assert num_before + n <= self.rules.max_queued, "the queue was full"
         else:
             assert self.rules.max_queued, "nobody may wait"
-            self.seen["larger than the queue"] += n > self.rules.max_queued and not ticket.has_begun
+            self.seen["larger than the queue"] += n > self.rules.max_queued and not request.has_begun
 
     def more(self, ingress: ModelIngress) -> None:
-        if ingress.tickets and self.make_known(ingress):
-            ticket = self.random.choice(list(ingress.tickets.values()))
-            number, ticket.num_asked = ticket.num_asked, ticket.num_asked + 1
-            ticket.sequences[number] = None
-            ticket.more.add(number)
-            self.reset_turns(ticket.ask.tier)
-            self.begins_to_wait(ticket, number)
-            self.exchange(ingress, More(ticket.ask.ticket, number))
+        if ingress.requests and self.make_known(ingress):
+            request = self.random.choice(list(ingress.requests.values()))
+            number, request.num_asked = request.num_asked, request.num_asked + 1
+            request.sequences[number] = None
+            request.more.add(number)
+            self.reset_turns(request.ask.tier)
+            self.begins_to_wait(request, number)
+            self.exchange(ingress, More(request.ask.request, number))
 
     def release(self, ingress: ModelIngress) -> None:
-        if ingress.tickets and self.make_known(ingress):
-            ticket = self.random.choice(list(ingress.tickets.values()))
-            if ticket.sequences:
-                number = self.random.choice(list(ticket.sequences))
-                del ticket.sequences[number]
-                self.exchange(ingress, Release(ticket.ask.ticket, number, self.random.randrange(200)))
+        if ingress.requests and self.make_known(ingress):
+            request = self.random.choice(list(ingress.requests.values()))
+            if request.sequences:
+                number = self.random.choice(list(request.sequences))
+                del request.sequences[number]
+                self.exchange(ingress, Release(request.ask.request, number, self.random.randrange(200)))
 
     def close(self, ingress: ModelIngress) -> None:
-        if ingress.tickets and self.make_known(ingress):
-            number = self.random.choice(list(ingress.tickets))
-            del ingress.tickets[number]
+        if ingress.requests and self.make_known(ingress):
+            number = self.random.choice(list(ingress.requests))
+            del ingress.requests[number]
             self.exchange(ingress, Close(number))
 
     def ping(self, ingress: ModelIngress) -> None:
@@ -221,24 +221,24 @@ class Model:
             assert events == [(ingress.name, Pong(ingress.num_events))], "events and counts do not agree"
 
     def join(self, ingress: ModelIngress) -> None:
-        open_tickets = []
-        for ticket in ingress.tickets.values():
-            ticket.is_restored = True
-            ticket.has_deadline = bool(ticket.sequences)
-            open_tickets.append(
-                OpenTicket(
-                    ticket.ask.ticket,
-                    ticket.ask.key,
-                    ticket.ask.tier,
-                    self.now - ticket.asked_at,
-                    ticket.has_begun,
-                    dict(ticket.sequences),
+        open_requests = []
+        for request in ingress.requests.values():
+            request.is_restored = True
+            request.has_deadline = bool(request.sequences)
+            open_requests.append(
+                OpenRequest(
+                    request.ask.request,
+                    request.ask.key,
+                    request.ask.tier,
+                    self.now - request.asked_at,
+                    request.has_begun,
+                    dict(request.sequences),
                 )
             )
         for tier in Tier:
             self.reset_turns(tier)
         ingress.is_known, ingress.num_sent = True, 0
-        [first, *events] = self.send(ingress, Join(open_tickets))
+        [first, *events] = self.send(ingress, Join(open_requests))
         assert first == (ingress.name, Joined())
         ingress.num_events = 0
         for to, event in events:
@@ -246,9 +246,9 @@ class Model:
         self.seen["joins"] += 1
 
     def message_vanishes(self, ingress: ModelIngress) -> None:
-        if ingress.tickets and self.make_known(ingress):
-            number = self.random.choice(list(ingress.tickets))
-            del ingress.tickets[number]
+        if ingress.requests and self.make_known(ingress):
+            number = self.random.choice(list(ingress.requests))
+            del ingress.requests[number]
             ingress.num_sent += 1  # `Close`, on a connection that broke
             assert self.send(ingress, Ping(ingress.num_sent)) == [(ingress.name, Unknown())]
             self.join(ingress)
@@ -275,28 +275,28 @@ class Model:
         events = self.gate.tick(self.now)
         for to, event in events:
             if isinstance(event, Refused):
-                ticket = self.ingresses[to].tickets[event.ticket]
+                request = self.ingresses[to].requests[event.request]
                 assert event.reason in (Reason.WAITED_TOO_LONG, Reason.NO_ENGINE)
-                assert self.now - ticket.asked_at >= self.rules.max_wait_s, "its time was not up"
+                assert self.now - request.asked_at >= self.rules.max_wait_s, "its time was not up"
                 self.seen["waited too long"] += 1
             self.take(to, event)
-        for ticket, _number in self.waiting():
-            if ticket.has_deadline and not ticket.has_begun:
-                assert self.now - ticket.asked_at < self.rules.max_wait_s, "its time is up"
+        for request, _number in self.waiting():
+            if request.has_deadline and not request.has_begun:
+                assert self.now - request.asked_at < self.rules.max_wait_s, "its time is up"
 
     def close_everything(self) -> None:
         for ingress in self.ingresses.values():
             self.make_known(ingress)
-            while ingress.tickets:
-                number = next(iter(ingress.tickets))
-                del ingress.tickets[number]
+            while ingress.requests:
+                number = next(iter(ingress.requests))
+                del ingress.requests[number]
                 self.exchange(ingress, Close(number))
                 self.check_state()
         assert (self.gate.num_running, self.gate.num_waiting) == (0, 0)
         assert not self.gate._slots._loads
         assert not self.gate._waiting
-        assert not any(self.gate._line._tiers)
-        assert not any(known.tickets for known in self.gate._ingresses.values())
+        assert not any(self.gate._queue._tiers)
+        assert not any(known.requests for known in self.gate._ingresses.values())
         assert all(use.num_open == 0 for use in self.gate._keys._uses.values())
 
     # --- messages and events ---
@@ -325,30 +325,30 @@ class Model:
         assert ingress.is_known, "something is said to one who is forgotten"
         ingress.num_events += 1
         if isinstance(event, Refused):
-            if ticket := ingress.tickets.pop(event.ticket, None):
-                assert not ticket.has_begun, "what has begun is refused"
+            if request := ingress.requests.pop(event.request, None):
+                assert not request.has_begun, "what has begun is refused"
         elif isinstance(event, Admitted):
             for number, replica in event.granted.items():
-                self.begins(ingress.tickets[event.ticket], number, replica)
+                self.begins(ingress.requests[event.request], number, replica)
         else:
             assert isinstance(event, Granted)
-            self.begins(ingress.tickets[event.ticket], event.sequence, event.replica)
+            self.begins(ingress.requests[event.request], event.sequence, event.replica)
 
-    def begins(self, ticket: ModelTicket, number: int, replica: str) -> None:
-        tier = ticket.ask.tier
-        assert ticket.sequences[number] is None, "granted twice"
+    def begins(self, request: ModelRequest, number: int, replica: str) -> None:
+        tier = request.ask.tier
+        assert request.sequences[number] is None, "granted twice"
         assert replica in self.ready
         assert self.loads()[replica] < self.rules.max_concurrent_requests, "the replica is full"
-        assert self.num_free(tier) > 0, "the place is reserved"
+        assert self.num_free(tier) > 0, "the slot is reserved"
         assert not [t for t, _ in self.waiting() if t.ask.tier < tier], "an earlier tier waits"
-        ticket.sequences[number] = replica
-        ticket.has_begun = True
+        request.sequences[number] = replica
+        request.has_begun = True
         self.seen[f"granted {tier.name}"] += 1
-        key = ticket.ask.key
+        key = request.ask.key
         self.forget_turns()
         self.passed_over.pop((tier, key), None)
         for (other_tier, _), passed in self.passed_over.items():
-            if other_tier == tier and number not in ticket.more:  # which goes first
+            if other_tier == tier and number not in request.more:  # which goes first
                 passed[key] += 1
                 assert passed[key] <= 1, "a key has two turns while another waits for its first"
         self.passed_over[tier, key] = Counter()
@@ -356,15 +356,15 @@ class Model:
 
     def forget_turns(self) -> None:
         """A key that no longer waits, and may come again, has no turn coming."""
-        waits = {(ticket.ask.tier, ticket.ask.key) for ticket, _ in self.waiting()}
+        waits = {(request.ask.tier, request.ask.key) for request, _ in self.waiting()}
         self.passed_over = {k: passed for k, passed in self.passed_over.items() if k in waits}
 
-    def begins_to_wait(self, ticket: ModelTicket, number: int) -> None:
-        assert ticket.sequences[number] is None
-        self.passed_over.setdefault((ticket.ask.tier, ticket.ask.key), Counter())
+    def begins_to_wait(self, request: ModelRequest, number: int) -> None:
+        assert request.sequences[number] is None
+        self.passed_over.setdefault((request.ask.tier, request.ask.key), Counter())
 
     def reset_turns(self, tier: Tier) -> None:
-        """Who goes first, or is put in the line anew, upsets the turns of its tier."""
+        """Who goes first, or is put in the queue anew, upsets the turns of its tier."""
         self.passed_over = {k: Counter() if k[0] == tier else p for k, p in self.passed_over.items()}
 
     # --- invariants ---
@@ -373,9 +373,9 @@ class Model:
         waiting = self.waiting()
         assert self.gate.num_running == self.loads().total()
         assert self.gate.num_waiting == len(waiting)
-        for tier in {ticket.ask.tier for ticket, _ in waiting}:
-            assert self.num_free(tier) <= 0, "one waits although there is a place"
-        bound = [ticket for ticket, number in waiting if not ticket.exempt(number)]
+        for tier in {request.ask.tier for request, _ in waiting}:
+            assert self.num_free(tier) <= 0, "one waits although there is a slot"
+        bound = [request for request, number in waiting if not request.exempt(number)]
         num_bound = len(bound)
         if num_bound > self.rules.max_queued:
             assert self.rules.max_queued, "one waits although nobody may"

@@ -4,7 +4,7 @@ from serve_app.admission.service_time import (
     MAX_RETRY_AFTER_S,
     MIN_RETRY_AFTER_S,
     WINDOW,
-    Appointments,
+    RetrySchedule,
     ServiceTime,
 )
 
@@ -49,7 +49,7 @@ def test_the_wait_is_littles_law() -> None:
     assert service.wait_s(10, 4) == pytest.approx(15.0)
 
 
-def test_without_places_there_is_no_rate() -> None:
+def test_without_slots_there_is_no_rate() -> None:
     assert service_time(6.0).wait_s(1, 0) is None
 
 
@@ -57,42 +57,42 @@ def test_without_places_there_is_no_rate() -> None:
 
 
 def test_where_nothing_is_known_it_is_soon() -> None:
-    assert Appointments().next(1000.0, None, 3, 0.5) == MIN_RETRY_AFTER_S
+    assert RetrySchedule().next(1000.0, None, 3, 0.5) == MIN_RETRY_AFTER_S
 
 
 def test_after_those_who_wait_and_the_request_itself() -> None:
-    assert Appointments().next(1000.0, 5.0, 2, 0.5) == pytest.approx(6.0)
+    assert RetrySchedule().next(1000.0, 5.0, 2, 0.5) == pytest.approx(6.0)
 
 
 def test_each_is_told_a_later_time() -> None:
-    appointments = Appointments()
-    told = [appointments.next(1000.0, 5.0, 1, 0.5) for _ in range(4)]
+    schedule = RetrySchedule()
+    told = [schedule.next(1000.0, 5.0, 1, 0.5) for _ in range(4)]
     assert told == pytest.approx([5.5, 6.0, 6.5, 7.0])
 
 
 def test_a_request_of_many_sequences_takes_as_much_time() -> None:
-    appointments = Appointments()
-    assert appointments.next(1000.0, 5.0, 8, 0.5) == pytest.approx(9.0)
-    assert appointments.next(1000.0, 5.0, 1, 0.5) == pytest.approx(9.5)
+    schedule = RetrySchedule()
+    assert schedule.next(1000.0, 5.0, 8, 0.5) == pytest.approx(9.0)
+    assert schedule.next(1000.0, 5.0, 1, 0.5) == pytest.approx(9.5)
 
 
-def test_appointments_that_have_passed_are_not_waited_for() -> None:
-    appointments = Appointments()
+def test_retry_schedule_that_have_passed_are_not_waited_for() -> None:
+    schedule = RetrySchedule()
     for _ in range(20):
-        appointments.next(1000.0, 5.0, 1, 0.5)
-    assert appointments.next(1020.0, 5.0, 1, 0.5) == pytest.approx(5.5)
+        schedule.next(1000.0, 5.0, 1, 0.5)
+    assert schedule.next(1020.0, 5.0, 1, 0.5) == pytest.approx(5.5)
 
 
 def test_nobody_is_told_more_than_openais_client_waits_or_less_than_a_second() -> None:
-    appointments = Appointments()
-    told = [appointments.next(1000.0, 5.0, 1, 3.0) for _ in range(100)]
+    schedule = RetrySchedule()
+    told = [schedule.next(1000.0, 5.0, 1, 3.0) for _ in range(100)]
     assert max(told) == told[-1] == MAX_RETRY_AFTER_S
-    assert Appointments().next(1000.0, 500.0, 1, 0.5) == MAX_RETRY_AFTER_S
-    assert Appointments().next(1000.0, 0.0, 1, 0.001) == MIN_RETRY_AFTER_S
+    assert RetrySchedule().next(1000.0, 500.0, 1, 0.5) == MAX_RETRY_AFTER_S
+    assert RetrySchedule().next(1000.0, 0.0, 1, 0.001) == MIN_RETRY_AFTER_S
 
 
 def test_one_who_is_told_the_most_does_not_put_the_others_off_for_ever() -> None:
-    appointments = Appointments()
+    schedule = RetrySchedule()
     for _ in range(100):
-        appointments.next(1000.0, 500.0, 100, 10.0)
-    assert appointments.next(1000.0 + MAX_RETRY_AFTER_S, 2.0, 1, 0.5) == pytest.approx(2.5)
+        schedule.next(1000.0, 500.0, 100, 10.0)
+    assert schedule.next(1000.0 + MAX_RETRY_AFTER_S, 2.0, 1, 0.5) == pytest.approx(2.5)

@@ -19,8 +19,8 @@ from fastapi import FastAPI
 from starlette.types import Message
 
 from serve_app.admission.client import GateClient
-from serve_app.admission.messages import Ask
-from serve_app.admission.places import Place
+from serve_app.admission.protocol import Ask
+from serve_app.admission.slot_grants import SlotGrant
 from serve_app.answers.items import TokenLogprob
 from serve_app.api.application import new_app
 from serve_app.api.generation import Generator, Limits
@@ -86,7 +86,7 @@ class Started:
     prompt_token_ids: list[int]
     sampling: Sampling
     structural_tag: str | None
-    place: Place
+    grant: SlotGrant
     choice: int
     seed_offset: int
 
@@ -106,7 +106,7 @@ class ScriptedSequence:
 
 @dataclass
 class ScriptedEngines:
-    """In place of `RemoteEngine`: waits for its place, then says what the script has for the sequence."""
+    """In place of `RemoteEngine`: waits for its slot, then says what the script has for the sequence."""
 
     script: Script = lambda _: [REPLY]
     tokens_per_step: int = 3
@@ -137,12 +137,12 @@ class ScriptedEngines:
         prompt_token_ids: Sequence[int],
         params: Any,
         sampling: Sampling,
-        place: Place,
+        grant: SlotGrant,
         inbox: Inbox,
         choice: int,
         seed_offset: int,
     ) -> ScriptedSequence:
-        one = Started(request_id, list(prompt_token_ids), sampling, params, place, choice, seed_offset)
+        one = Started(request_id, list(prompt_token_ids), sampling, params, grant, choice, seed_offset)
         self.started.append(one)
         self.has_started.set()
         sequence = ScriptedSequence()
@@ -154,14 +154,14 @@ class ScriptedEngines:
 
     def _ended(self, one: Started, is_cancelled: bool) -> None:
         self.num_open -= 1
-        one.place.release(len(one.prompt_token_ids))
+        one.grant.release(len(one.prompt_token_ids))
         if is_cancelled:
             self.num_left_early += 1
             self.is_left.set()
 
     async def _run(self, one: Started, inbox: Inbox) -> None:
         try:
-            await one.place.granted()
+            await one.grant.granted()
             parts = list(self.script(one))
             for part in parts:
                 if part is None:
@@ -207,9 +207,9 @@ class Service:
         ask = gate.ask
 
         def noted(*arguments: Any) -> Any:
-            ticket = ask(*arguments)
-            self.asked.append(ticket.ask)
-            return ticket
+            request = ask(*arguments)
+            self.asked.append(request.ask)
+            return request
 
         gate.ask = noted  # type: ignore[method-assign, assignment]
 
@@ -256,7 +256,7 @@ class Service:
         """Of any request, in engines, gate or the stand-in for it."""
         assert self.engines.num_open == 0
         [known] = self.gate._own._ingresses.values()
-        assert len(known.tickets) == len(self.gate._tickets) == 0
+        assert len(known.requests) == len(self.gate._requests) == 0
         assert (self.gate._own.num_running, self.gate._own.num_waiting) == (0, 0)
 
 

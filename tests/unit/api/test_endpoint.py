@@ -12,7 +12,7 @@ import pytest
 from starlette.types import Message
 
 from serve_app.admission.client import MESSAGES as REFUSALS
-from serve_app.admission.messages import Ask, Reason, Tier
+from serve_app.admission.protocol import Ask, Reason, Tier
 from serve_app.api.repair_report import RepairReport
 from serve_app.errors import (
     BadRequestError,
@@ -124,7 +124,7 @@ def test_choices_have_places_and_seeds_of_their_own() -> None:
             f"Hello there, friend {number}." for number in range(3)
         ]
         assert [one.seed_offset for one in service.engines.started] == [0, 1, 2]
-        assert len({id(one.place) for one in service.engines.started}) == 3
+        assert len({id(one.grant) for one in service.engines.started}) == 3
         assert service.asked == [Ask(0, "", Tier.DEFAULT, 3)]
 
     with_service(work)
@@ -316,7 +316,7 @@ def test_who_waits_in_vain_has_a_status(path: str) -> None:
             running = service.gate.ask("", Tier.DEFAULT, 1)
             answering = asyncio.create_task(service.post(path, stream=stream))
             await service.engines.until_started(1)
-            urgent = service.gate.ask("", Tier.PRIORITY, 1)  # takes the only place in the queue
+            urgent = service.gate.ask("", Tier.PRIORITY, 1)  # fills the queue
             refused = await answering
             assert (refused.status_code, message_of(refused)) == (429, REFUSALS[Reason.QUEUE_FULL])
             assert refused.headers["retry-after"] == "1"

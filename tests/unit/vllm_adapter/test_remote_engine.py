@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from serve_app.admission.places import Place
+from serve_app.admission.slot_grants import SlotGrant
 from serve_app.answers.items import TokenLogprob
 from serve_app.api.inbox import Inbox
 from serve_app.api.sampling import Sampling
@@ -37,7 +37,7 @@ Generate = Callable[["Harness", GenerateRequest], Awaitable[int]]
 
 
 class Owner:
-    """The owner of places, told what is given back."""
+    """The owner of grants, told what is given back."""
 
     def __init__(self) -> None:
         self.released: list[int] = []
@@ -61,7 +61,7 @@ class Harness:
             self._generate, FrameReceiver("127.0.0.1"), SamplingParamsEncoder({"top_p": 0.9}, MAX_MODEL_LEN)
         )
 
-    async def _generate(self, request: GenerateRequest, arrived: ReceivedTokens, place: Place) -> int:
+    async def _generate(self, request: GenerateRequest, arrived: ReceivedTokens, grant: SlotGrant) -> int:
         # It crosses a process boundary.
         self.requests.append(pickle.loads(pickle.dumps(request)))
         self.arrived.append(arrived)
@@ -70,8 +70,8 @@ class Harness:
     def start(self, inbox: Inbox, sampling: Sampling | None = None, choice: int = 0) -> Any:
         sampling = sampling or Sampling()
         params = self.remote.sampling_params(sampling, None)
-        place = Place(self.owner, 0)
-        return self.remote.start("r", PROMPT, params, sampling, place, inbox, choice, choice)
+        grant = SlotGrant(self.owner, 0)
+        return self.remote.start("r", PROMPT, params, sampling, grant, inbox, choice, choice)
 
     async def send(self, request: GenerateRequest, steps: list[tuple[int, Any]]) -> None:
         """Sends outputs, each in a frame of its own, and its position."""

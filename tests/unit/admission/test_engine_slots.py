@@ -1,15 +1,15 @@
 import pytest
 
-from serve_app.admission.slots import Slots
+from serve_app.admission.engine_slots import EngineSlots
 
 
-def slots_of(*replicas: str, per_replica: int = 2, reserved_share: float = 0.0) -> Slots:
-    slots = Slots(per_replica, reserved_share)
+def slots_of(*replicas: str, per_replica: int = 2, reserved_share: float = 0.0) -> EngineSlots:
+    slots = EngineSlots(per_replica, reserved_share)
     slots.replicas = replicas
     return slots
 
 
-def test_no_replica_no_places() -> None:
+def test_no_replica_no_slots() -> None:
     slots = slots_of()
     assert (slots.num_all, slots.num_free, slots.num_taken, slots.num_reserved) == (0, 0, 0, 0)
     assert list(slots.replicas) == []
@@ -24,7 +24,7 @@ def test_the_replica_with_the_fewest_taken_is_next() -> None:
     assert (slots.num_all, slots.num_free, slots.num_taken) == (6, 0, 6)
 
 
-def test_a_place_that_is_given_back_is_free() -> None:
+def test_a_slot_that_is_given_back_is_free() -> None:
     slots = slots_of("a")
     assert (slots.take(), slots.take()) == ("a", "a")
     assert slots.num_free == 0
@@ -32,7 +32,7 @@ def test_a_place_that_is_given_back_is_free() -> None:
     assert (slots.num_free, slots.num_taken) == (1, 1)
 
 
-def test_places_on_a_replica_that_has_left_count_until_they_are_given_back() -> None:
+def test_slots_on_a_replica_that_has_left_count_until_they_are_given_back() -> None:
     slots = slots_of("a", "b")
     slots.take("a")
     slots.replicas = ["b"]
@@ -42,7 +42,7 @@ def test_places_on_a_replica_that_has_left_count_until_they_are_given_back() -> 
     assert not slots._loads  # nothing is kept of it
 
 
-def test_a_replica_that_comes_back_has_the_places_that_it_had() -> None:
+def test_a_replica_that_comes_back_has_the_slots_that_it_had() -> None:
     slots = slots_of("a")
     slots.take()
     slots.replicas = []
@@ -62,7 +62,7 @@ def test_a_replica_with_more_than_it_may_have_makes_no_others_fewer() -> None:
     assert slots.num_free == 1
 
 
-def test_places_on_a_replica_that_is_not_ready_can_be_taken_by_name_only() -> None:
+def test_slots_on_a_replica_that_is_not_ready_can_be_taken_by_name_only() -> None:
     slots = slots_of("a")
     assert slots.take("new") == "new"
     assert [slots.take(), slots.take()] == ["a", "a"]
@@ -120,7 +120,7 @@ def test_the_reserve(share: float, num_replicas: int, per_replica: int, reserved
     assert slots_of(*replicas, per_replica=per_replica, reserved_share=share).num_reserved == reserved
 
 
-def test_the_reserve_is_of_all_places_and_not_of_the_free_ones() -> None:
+def test_the_reserve_is_of_all_slots_and_not_of_the_free_ones() -> None:
     slots = slots_of("a", per_replica=10, reserved_share=0.2)
     for _ in range(9):
         slots.take()

@@ -19,7 +19,7 @@ class Owner(Protocol):
         """One of its sequences has ended."""
 
 
-class Place:
+class SlotGrant:
     """A sequence's turn: known at once, or awaited."""
 
     def __init__(self, owner: Owner, number: int) -> None:
@@ -40,7 +40,7 @@ class Place:
             return self._replica.result()
         return await asyncio.shield(asyncio.wrap_future(self._replica))
 
-    def grant(self, replica: str) -> None:
+    def give(self, replica: str) -> None:
         """The gate has said where to go."""
         if not self._replica.done():
             self._replica.set_result(replica)
@@ -55,20 +55,20 @@ class Place:
         self._owner.release(self.number, num_tokens)
 
 
-_places: dict[str, Place] = {}
+_grants: dict[str, SlotGrant] = {}
 
 
 @contextlib.contextmanager
-def known(request_id: str, place: Place) -> Iterator[None]:
-    """For this time the router finds the place of the request."""
-    _places[request_id] = place
+def known(request_id: str, grant: SlotGrant) -> Iterator[None]:
+    """For this time the router finds the grant of the request."""
+    _grants[request_id] = grant
     try:
         yield
     finally:
-        del _places[request_id]
+        del _grants[request_id]
 
 
-def find(arguments: Sequence[Any]) -> Place | None:
-    """Returns the place of the call with these arguments; None for a call that needs none."""
+def find(arguments: Sequence[Any]) -> SlotGrant | None:
+    """Returns the grant of the call with these arguments; None for a call that needs none."""
     request = arguments[0] if arguments else None
-    return _places.get(request.request_id) if isinstance(request, GenerateRequest) else None
+    return _grants.get(request.request_id) if isinstance(request, GenerateRequest) else None

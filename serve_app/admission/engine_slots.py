@@ -1,4 +1,4 @@
-"""Places in the engines: each replica runs `max_concurrent_requests` sequences and no more."""
+"""Slots in the engines: each replica runs `max_concurrent_requests` sequences and no more."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Collection
 
 
-class Slots:
-    """Places on the replicas that are ready. On replicas that have left they count until given back."""
+class EngineSlots:
+    """Slots on the replicas that are ready. On replicas that have left they count until given back."""
 
     def __init__(self, per_replica: int, reserved_share: float) -> None:
         self._per_replica = per_replica
@@ -34,35 +34,35 @@ class Slots:
 
     @property
     def num_all(self) -> int:
-        """Places on the ready replicas, taken or not."""
+        """Slots on the ready replicas, taken or not."""
         return len(self._ready) * self._per_replica
 
     @property
     def num_free(self) -> int:
-        """Places that can be taken."""
+        """Slots that can be taken."""
         return sum(max(0, self._per_replica - self._loads[replica]) for replica in self._ready)
 
     @property
     def num_taken(self) -> int:
-        """Places taken, on replicas that have left too."""
+        """Slots taken, on replicas that have left too."""
         return self._loads.total()
 
     @property
     def num_reserved(self) -> int:
-        """Places that only the upper tiers may take: the share, at least one, and never all."""
+        """Slots that only the upper tiers may take: the share, at least one, and never all."""
         if not self._reserved_share:
             return 0
         return min(max(1, int(self._reserved_share * self.num_all)), max(0, self.num_all - 1))
 
     def take(self, replica: str | None = None) -> str:
-        """Takes a place on the ready replica with the fewest taken, or on a given one. Returns which."""
+        """Takes a slot on the ready replica with the fewest taken, or on a given one. Returns which."""
         if replica is None:
             replica = min(self._ready, key=self._loads.__getitem__)
         self._loads[replica] += 1
         return replica
 
     def give_back(self, replica: str) -> None:
-        """Frees a place."""
+        """Frees a slot."""
         self._loads[replica] -= 1
         if not self._loads[replica]:
             del self._loads[replica]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from serve_app.admission.messages import Tier
+from serve_app.admission.protocol import Tier
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class Request:
     """A request."""
 
     ingress: bytes
@@ -23,17 +23,17 @@ class Ticket:
 class Sequence:
     """One answer of a request. Without a replica it waits; restored ones have no beginning."""
 
-    ticket: Ticket
+    request: Request
     number: int
     replica: str | None = None
     began_at: float | None = None
 
 
 @dataclass(slots=True)
-class Ingress:
+class IngressPeer:
     """An ingress replica, and how many messages have gone between it and us since its `Join`."""
 
     heard_at: float
     num_received: int = 1  # its `Join`
     num_sent: int = 0
-    tickets: dict[int, Ticket] = field(default_factory=dict)
+    requests: dict[int, Request] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What an ingress and the gate say to each other. A ticket is a request; it has one sequence or more."""
+"""What an ingress and the gate say to each other. A request is a request; it has one sequence or more."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RateLimits(_Message):
 class Ask(_Message):
     """May this request begin? Answered by `Admitted` or `Refused`; then `Granted` for each sequence."""
 
-    ticket: int
+    request: int
     key: str
     tier: Tier
     num_sequences: int
@@ -52,14 +52,14 @@ class Ask(_Message):
 class More(_Message):
     """A sequence beyond those asked for. It belongs to work that is admitted, so it is never refused."""
 
-    ticket: int
+    request: int
     sequence: int
 
 
 class Release(_Message):
     """A sequence has ended. `num_tokens` are prompt and answer, 0 when it has not been in an engine."""
 
-    ticket: int
+    request: int
     sequence: int
     num_tokens: int
 
@@ -67,7 +67,7 @@ class Release(_Message):
 class Close(_Message):
     """A request is over, with all its sequences."""
 
-    ticket: int
+    request: int
 
 
 class Lost(_Message):
@@ -76,13 +76,13 @@ class Lost(_Message):
     replica: str
 
 
-class OpenTicket(_Message):
+class OpenRequest(_Message):
     """A request as its ingress knows it: sequences by number, with their replica or None while they wait.
 
     One of which a sequence has begun, be it over now, is not refused any more.
     """
 
-    ticket: int
+    request: int
     key: str
     tier: Tier
     waited_s: float
@@ -93,7 +93,7 @@ class OpenTicket(_Message):
 class Join(_Message):
     """The sender's first message, and what it says instead of everything before: all its open requests."""
 
-    open: list[OpenTicket]
+    open: list[OpenRequest]
 
 
 class Ping(_Message):
@@ -105,7 +105,7 @@ class Ping(_Message):
 class Admitted(_Message):
     """`granted` are the sequences that may begin at once, with their replicas."""
 
-    ticket: int
+    request: int
     granted: dict[int, str]
     limits: RateLimits | None
 
@@ -113,7 +113,7 @@ class Admitted(_Message):
 class Refused(_Message):
     """Of a request that has asked, or that has waited in vain."""
 
-    ticket: int
+    request: int
     reason: Reason
     retry_after_s: float
     limits: RateLimits | None
@@ -122,7 +122,7 @@ class Refused(_Message):
 class Granted(_Message):
     """A sequence that has waited may begin."""
 
-    ticket: int
+    request: int
     sequence: int
     replica: str
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.admission import places
-from serve_app.admission.places import Place
+from serve_app.admission import slot_grants
+from serve_app.admission.slot_grants import SlotGrant
 from serve_app.errors import OverloadedError
 from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
@@ -38,53 +38,53 @@ def new_request(request_id: str) -> GenerateRequest:
     )
 
 
-def test_a_place_that_was_granted_is_known_at_once() -> None:
+def test_a_slot_that_was_granted_is_known_at_once() -> None:
     async def work() -> None:
-        place = Place(Owner(), 0)
-        replicas = [place.replica]
-        place.grant("a")
-        assert [*replicas, place.replica] == [None, "a"]
-        assert await place.granted() == "a"
+        grant = SlotGrant(Owner(), 0)
+        replicas = [grant.replica]
+        grant.give("a")
+        assert [*replicas, grant.replica] == [None, "a"]
+        assert await grant.granted() == "a"
 
     run(work())
 
 
 def test_who_waits_hears_of_it() -> None:
     async def work() -> None:
-        place = Place(Owner(), 0)
-        waiting = [asyncio.create_task(place.granted()) for _ in range(3)]
+        grant = SlotGrant(Owner(), 0)
+        waiting = [asyncio.create_task(grant.granted()) for _ in range(3)]
         await asyncio.sleep(0)
         assert not any(task.done() for task in waiting)
-        place.grant("a")
+        grant.give("a")
         assert await asyncio.gather(*waiting) == ["a", "a", "a"]
 
     run(work())
 
 
-def test_a_place_is_granted_once() -> None:
+def test_a_slot_is_granted_once() -> None:
     async def work() -> None:
-        place = Place(Owner(), 0)
-        place.grant("a")
-        place.grant("b")
-        place.refuse(OverloadedError("too late"))
-        assert await place.granted() == "a"
+        grant = SlotGrant(Owner(), 0)
+        grant.give("a")
+        grant.give("b")
+        grant.refuse(OverloadedError("too late"))
+        assert await grant.granted() == "a"
 
     run(work())
 
 
 def test_who_is_refused_gets_the_error() -> None:
     async def work() -> None:
-        place = Place(Owner(), 0)
-        waiting = asyncio.create_task(place.granted())
+        grant = SlotGrant(Owner(), 0)
+        waiting = asyncio.create_task(grant.granted())
         await asyncio.sleep(0)
-        place.refuse(OverloadedError("the queue is full", 3.0))
-        place.grant("a")
+        grant.refuse(OverloadedError("the queue is full", 3.0))
+        grant.give("a")
         with pytest.raises(OverloadedError, match="the queue is full") as caught:
             await waiting
         assert caught.value.retry_after_s == 3.0
-        assert place.replica is None
+        assert grant.replica is None
         with pytest.raises(OverloadedError):
-            await place.granted()
+            await grant.granted()
 
     run(work())
 
@@ -93,32 +93,32 @@ def test_one_who_stops_waiting_does_not_end_the_wait_of_another() -> None:
     """The router and the ingress both wait for it, and either may be cancelled first."""
 
     async def work() -> None:
-        place = Place(Owner(), 0)
-        leaving, staying = (asyncio.create_task(place.granted()) for _ in range(2))
+        grant = SlotGrant(Owner(), 0)
+        leaving, staying = (asyncio.create_task(grant.granted()) for _ in range(2))
         await asyncio.sleep(0)
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaving
-        assert place.replica is None
-        place.grant("a")
+        assert grant.replica is None
+        grant.give("a")
         assert await staying == "a"
 
     run(work())
 
 
-def test_a_place_may_be_waited_for_in_another_threads_event_loop() -> None:
+def test_a_slot_may_be_waited_for_in_another_threads_event_loop() -> None:
     async def work() -> None:
-        place, waits = Place(Owner(), 0), threading.Event()
+        grant, waits = SlotGrant(Owner(), 0), threading.Event()
         found: list[str] = []
 
         async def wait_there() -> None:
             asyncio.get_running_loop().call_soon(waits.set)
-            found.append(await asyncio.wait_for(place.granted(), TIMEOUT_S))
+            found.append(await asyncio.wait_for(grant.granted(), TIMEOUT_S))
 
         thread = threading.Thread(target=asyncio.run, args=(wait_there(),))
         thread.start()
         await asyncio.to_thread(waits.wait, TIMEOUT_S)
-        place.grant("a")
+        grant.give("a")
         await asyncio.to_thread(thread.join, TIMEOUT_S)
         assert found == ["a"]
 
@@ -127,30 +127,30 @@ def test_a_place_may_be_waited_for_in_another_threads_event_loop() -> None:
 
 def test_release_says_which_and_how_much() -> None:
     owner = Owner()
-    Place(owner, 3).release(77)
+    SlotGrant(owner, 3).release(77)
     assert owner.released == [(3, 77)]
 
 
 # --- the router's side ---------------------------------------------------------------------------------
 
 
-def test_the_router_finds_the_place_of_a_call_while_it_lasts() -> None:
-    place, other = Place(Owner(), 0), Place(Owner(), 1)
-    with places.known("r1", place), places.known("r2", other):
-        assert places.find((new_request("r1"),)) is place
-        assert places.find([new_request("r2"), "more"]) is other
-        assert places.find((new_request("r3"),)) is None
-    assert places.find((new_request("r1"),)) is None
-    assert not places._places
+def test_the_router_finds_the_slot_of_a_call_while_it_lasts() -> None:
+    grant, other = SlotGrant(Owner(), 0), SlotGrant(Owner(), 1)
+    with slot_grants.known("r1", grant), slot_grants.known("r2", other):
+        assert slot_grants.find((new_request("r1"),)) is grant
+        assert slot_grants.find([new_request("r2"), "more"]) is other
+        assert slot_grants.find((new_request("r3"),)) is None
+    assert slot_grants.find((new_request("r1"),)) is None
+    assert not slot_grants._grants
 
 
-def test_a_call_that_fails_leaves_no_place_behind() -> None:
-    with pytest.raises(RuntimeError), places.known("r1", Place(Owner(), 0)):
+def test_a_call_that_fails_leaves_no_slot_behind() -> None:
+    with pytest.raises(RuntimeError), slot_grants.known("r1", SlotGrant(Owner(), 0)):
         raise RuntimeError
-    assert not places._places
+    assert not slot_grants._grants
 
 
 @pytest.mark.parametrize("arguments", [(), [], ("r1",), (None,), ({"request_id": "r1"},)])
-def test_other_calls_need_no_place(arguments: Any) -> None:
-    with places.known("r1", Place(Owner(), 0)):
-        assert places.find(arguments) is None
+def test_other_calls_need_no_slot(arguments: Any) -> None:
+    with slot_grants.known("r1", SlotGrant(Owner(), 0)):
+        assert slot_grants.find(arguments) is None

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Line(Generic[Item]):
+class FairQueue(Generic[Item]):
     """Items that wait, each in a tier (0 comes first) and under a key.
 
     Within a tier the keys take turns, one item each, so that a key with a thousand items delays the others by
@@ -64,7 +64,7 @@ class Line(Generic[Item]):
         return item
 
     def last(self, after_tier: int, may_go: Callable[[Item], bool]) -> Item | None:
-        """The one who gives way when the line is full: of the last tier, of the key with most, the newest.
+        """The one who gives way when the queue is full: of the last tier, of the key with most, the newest.
 
         None when no tier after `after_tier` has one who may go.
         """
