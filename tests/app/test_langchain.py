@@ -14,8 +14,10 @@ from tests.services import MODEL, Service
 
 pytestmark = [
     pytest.mark.app,
-    # LangChain's packages deprecate parts of each other.
+    # LangChain's packages deprecate parts of each other, and not every test of the suite is a coroutine.
     pytest.mark.filterwarnings("ignore"),
+    # langchain-openai keeps its connections from one coroutine to the next.
+    pytest.mark.asyncio(loop_scope="module"),
 ]
 
 # What fails only because the demo model answers poorly.

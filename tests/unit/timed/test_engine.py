@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +36,6 @@ from serve_app.timed.engine import StepClock, TimedEngine
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
 
-TIMEOUT_S = 30.0
 MAX_MODEL_LEN = 1024
 RATE = 250.0
 
@@ -118,10 +116,6 @@ class Bench:
     def generate(self, call: int = 0, **options: Any) -> asyncio.Task[int]:
         request = msgspec.structs.replace(make_request(call, **options), reply_to=self.receiver.address)
         return asyncio.create_task(self.engine.generate(request))
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, TIMEOUT_S))
 
 
 # --- answers -------------------------------------------------------------------------------------------
@@ -209,127 +203,100 @@ def test_vllm_reads_what_is_sent() -> None:
 # --- the engine ----------------------------------------------------------------------------------------
 
 
-def test_one_output_a_step() -> None:
-    async def work() -> None:
-        async with Bench() as bench:
-            assert await bench.generate(max_tokens=30) == 30
-            await bench.until(lambda: len(bench.tokens(0)) == 30)
-            assert bench.tokens(0) == answer_of(make_request(max_tokens=30))[0]
-            assert bench.reasons == {0: LENGTH}
-            num_steps, _ = await bench.engine.num_steps()
-            assert num_steps == 30
-            assert await bench.engine.num_unfinished_requests() == 0
-
-    run(work())
+async def test_one_output_a_step() -> None:
+    async with Bench() as bench:
+        assert await bench.generate(max_tokens=30) == 30
+        await bench.until(lambda: len(bench.tokens(0)) == 30)
+        assert bench.tokens(0) == answer_of(make_request(max_tokens=30))[0]
+        assert bench.reasons == {0: LENGTH}
+        num_steps, _ = await bench.engine.num_steps()
+        assert num_steps == 30
+        assert await bench.engine.num_unfinished_requests() == 0
 
 
-def test_two_and_a_half_tokens_a_step(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Bench(timed={"tokens_per_step": 2.5, "record": str(tmp_path)}) as bench:
-            assert await bench.generate(max_tokens=11) == 11
-
-    run(work())
+async def test_two_and_a_half_tokens_a_step(tmp_path: Path) -> None:
+    async with Bench(timed={"tokens_per_step": 2.5, "record": str(tmp_path)}) as bench:
+        assert await bench.generate(max_tokens=11) == 11
     [line] = read_record(tmp_path)
     assert [num_tokens for _, num_tokens in line["emissions"]] == [2, 3, 2, 3, 1]
 
 
-def test_requests_share_the_steps() -> None:
-    async def work() -> None:
-        async with Bench() as bench:
-            calls = [bench.generate(call, max_tokens=20) for call in range(4)]
-            assert await asyncio.gather(*calls) == [20] * 4
-            assert (await bench.engine.num_steps())[0] == 20
-            await bench.until(lambda: all(len(bench.tokens(call)) == 20 for call in range(4)))
-            assert all(len(frame) == 4 for frame in bench.frames)
-
-    run(work())
+async def test_requests_share_the_steps() -> None:
+    async with Bench() as bench:
+        calls = [bench.generate(call, max_tokens=20) for call in range(4)]
+        assert await asyncio.gather(*calls) == [20] * 4
+        assert (await bench.engine.num_steps())[0] == 20
+        await bench.until(lambda: all(len(bench.tokens(call)) == 20 for call in range(4)))
+        assert all(len(frame) == 4 for frame in bench.frames)
 
 
-def test_more_requests_than_run_at_once_wait_in_order(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Bench(max_concurrent_requests=2, timed={"record": str(tmp_path)}) as bench:
-            calls = [bench.generate(call, max_tokens=5) for call in range(5)]
-            await asyncio.sleep(0)
-            assert await bench.engine.num_unfinished_requests() == 5
-            assert await asyncio.gather(*calls) == [5] * 5
-            assert (await bench.engine.num_steps())[0] == 15
-
-    run(work())
+async def test_more_requests_than_run_at_once_wait_in_order(tmp_path: Path) -> None:
+    async with Bench(max_concurrent_requests=2, timed={"record": str(tmp_path)}) as bench:
+        calls = [bench.generate(call, max_tokens=5) for call in range(5)]
+        await asyncio.sleep(0)
+        assert await bench.engine.num_unfinished_requests() == 5
+        assert await asyncio.gather(*calls) == [5] * 5
+        assert (await bench.engine.num_steps())[0] == 15
     starts = [line["emissions"][0][0] for line in read_record(tmp_path)]
     assert starts[0] == starts[1] < starts[2] == starts[3] < starts[4]
 
 
-def test_prompts_take_time_one_after_another(tmp_path: Path) -> None:
-    async def work() -> None:
-        timed = {"prefill_tokens_per_second": 1000, "record": str(tmp_path)}
-        async with Bench(timed=timed) as bench:
-            await asyncio.gather(*(bench.generate(i, prompt=[i] * 50, max_tokens=2) for i in range(3)))
-
-    run(work())
+async def test_prompts_take_time_one_after_another(tmp_path: Path) -> None:
+    timed = {"prefill_tokens_per_second": 1000, "record": str(tmp_path)}
+    async with Bench(timed=timed) as bench:
+        await asyncio.gather(*(bench.generate(i, prompt=[i] * 50, max_tokens=2) for i in range(3)))
     lines = read_record(tmp_path)
     waits_s = [(line["emissions"][0][0] - lines[0]["received_ns"]) / 1e9 for line in lines]
     assert all(wait_s >= 0.05 * (i + 1) for i, wait_s in enumerate(waits_s))
 
 
-def test_cancelling_frees_the_place_at_once(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Bench(max_concurrent_requests=1, timed={"record": str(tmp_path)}) as bench:
-            first, second, third = (bench.generate(call, max_tokens=900) for call in range(3))
-            await bench.until(lambda: len(bench.tokens(0)) > 2)
-            for call in (second, first):  # one that waits, one that runs
-                call.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await call
-            assert await bench.engine.num_unfinished_requests() == 1
-            await bench.until(lambda: len(bench.tokens(2)) > 2)
-            assert not bench.tokens(1)
-            third.cancel()
-            with suppress(asyncio.CancelledError):
-                await third
-
-    run(work())
+async def test_cancelling_frees_the_place_at_once(tmp_path: Path) -> None:
+    async with Bench(max_concurrent_requests=1, timed={"record": str(tmp_path)}) as bench:
+        first, second, third = (bench.generate(call, max_tokens=900) for call in range(3))
+        await bench.until(lambda: len(bench.tokens(0)) > 2)
+        for call in (second, first):  # one that waits, one that runs
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        assert await bench.engine.num_unfinished_requests() == 1
+        await bench.until(lambda: len(bench.tokens(2)) > 2)
+        assert not bench.tokens(1)
+        third.cancel()
+        with suppress(asyncio.CancelledError):
+            await third
     emitted = [sum(n for _, n in line["emissions"]) for line in read_record(tmp_path)]
     assert emitted[0] == 0  # the one that waited
     assert all(num_tokens > 2 for num_tokens in emitted[1:])
 
 
-def test_it_rests_and_goes_on() -> None:
-    async def work() -> None:
-        async with Bench() as bench:
-            for call in range(3):
-                assert await bench.generate(call, max_tokens=3) == 3
-                await asyncio.sleep(5 / RATE)
-            assert (await bench.engine.num_steps())[0] == 9
-            await bench.engine.check_health()
-
-    run(work())
+async def test_it_rests_and_goes_on() -> None:
+    async with Bench() as bench:
+        for call in range(3):
+            assert await bench.generate(call, max_tokens=3) == 3
+            await asyncio.sleep(5 / RATE)
+        assert (await bench.engine.num_steps())[0] == 9
+        await bench.engine.check_health()
 
 
-def test_an_ingress_that_does_not_read_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_ingress_that_does_not_read_ends_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
     from serve_app.errors import IngressBlockedError
     from serve_app.transport import sockets as frame_sockets
 
     monkeypatch.setattr(frame_sockets, "MAX_WAITING_TOKENS", 5)
 
-    async def work() -> None:
-        async with Bench() as bench:
-            await bench.stop_reading()
-            with pytest.raises(IngressBlockedError):
-                await bench.generate(max_tokens=500)
-            assert await bench.engine.num_unfinished_requests() == 0
-
-    run(work())
+    async with Bench() as bench:
+        await bench.stop_reading()
+        with pytest.raises(IngressBlockedError):
+            await bench.generate(max_tokens=500)
+        assert await bench.engine.num_unfinished_requests() == 0
 
 
-def test_parameters_that_are_not_vllms() -> None:
-    async def work() -> None:
-        async with Bench() as bench:
-            request = msgspec.structs.replace(make_request(), sampling_params=b"\xc1")
-            with pytest.raises(msgspec.MsgspecError):
-                await bench.engine.generate(request)
-            assert await bench.engine.num_unfinished_requests() == 0
-
-    run(work())
+async def test_parameters_that_are_not_vllms() -> None:
+    async with Bench() as bench:
+        request = msgspec.structs.replace(make_request(), sampling_params=b"\xc1")
+        with pytest.raises(msgspec.MsgspecError):
+            await bench.engine.generate(request)
+        assert await bench.engine.num_unfinished_requests() == 0
 
 
 def read_record(folder: Path) -> list[dict[str, Any]]:
@@ -337,14 +304,11 @@ def read_record(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_the_record(tmp_path: Path) -> None:
-    async def work() -> None:
-        async with Bench(timed={"record": str(tmp_path / "made")}) as bench:
-            await bench.generate(7, max_tokens=4)
-            assert len(read_record(tmp_path / "made")) == 1  # nobody waits for the file
-
+async def test_the_record(tmp_path: Path) -> None:
     before_ns = time.monotonic_ns()
-    run(work())
+    async with Bench(timed={"record": str(tmp_path / "made")}) as bench:
+        await bench.generate(7, max_tokens=4)
+        assert len(read_record(tmp_path / "made")) == 1  # nobody waits for the file
     [line] = read_record(tmp_path / "made")
     assert line["request_id"] == "chatcmpl-7-abc"
     times = [line["received_ns"], *(at for at, _ in line["emissions"])]
@@ -369,22 +333,19 @@ class FakeTime:
         self.now += max(0.0, seconds)
 
 
-def test_the_clock_keeps_to_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_clock_keeps_to_its_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTime(monkeypatch)
     clock = StepClock(10)
     clock.resume()
 
-    async def work() -> None:
-        moments = []
-        for lag in (0.0, 0.03, 0.09, 0.0, 0.25, 0.0):
-            await clock.wait()
-            moments.append(round(fake.now - 1000, 6))
-            fake.now += lag
-        assert moments == [0.0, 0.1, 0.2, 0.3, 0.4, 0.7]
-        assert (clock.num_steps, clock.num_skipped) == (6, 2)
-        fake.now += 100
-        clock.resume()  # a rest is no delay
+    moments = []
+    for lag in (0.0, 0.03, 0.09, 0.0, 0.25, 0.0):
         await clock.wait()
-        assert (clock.num_steps, clock.num_skipped) == (7, 2)
-
-    run(work())
+        moments.append(round(fake.now - 1000, 6))
+        fake.now += lag
+    assert moments == [0.0, 0.1, 0.2, 0.3, 0.4, 0.7]
+    assert (clock.num_steps, clock.num_skipped) == (6, 2)
+    fake.now += 100
+    clock.resume()  # a rest is no delay
+    await clock.wait()
+    assert (clock.num_steps, clock.num_skipped) == (7, 2)

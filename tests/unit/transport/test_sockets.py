@@ -1,10 +1,8 @@
 """Real sockets on the loopback interface."""
 
-import asyncio
 import operator
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import msgspec
 import pytest
@@ -20,7 +18,6 @@ from serve_app.transport.sockets import FrameReceiver, FrameSender
 
 Tokens = list[int]
 Received = list[tuple[int, int, Tokens]]
-TIMEOUT_S = 20.0
 
 
 def encode(outputs: list[Tokens]) -> list[bytes]:
@@ -29,10 +26,6 @@ def encode(outputs: list[Tokens]) -> list[bytes]:
 
 def new_sender() -> FrameSender[Tokens]:
     return FrameSender(encode, lambda first, second: first + second)
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, TIMEOUT_S))
 
 
 @asynccontextmanager
@@ -60,74 +53,49 @@ async def receive_tokens(receiver: FrameReceiver, num_tokens: int) -> Received:
     return received
 
 
-def test_frames_arrive_in_order() -> None:
-    async def work() -> None:
-        async with both_ends() as (receiver, sender):
-            link = sender.open(receiver.address)
-            for step in range(50):
-                link.add(1, step, [step], 1)
-                link.add(2, step * 2, [step, step], 2)
-                sender.flush()
-            received = await receive_tokens(receiver, 150)
-            for sequence, width in ((1, 1), (2, 2)):
-                parts = [(position, tokens) for number, position, tokens in received if number == sequence]
-                assert [token for _, tokens in parts for token in tokens] == [
-                    step for step in range(50) for _ in range(width)
-                ]
-                expected = 0
-                for position, tokens in parts:
-                    assert position == expected
-                    expected += len(tokens)
-
-    run(work())
-
-
-def test_one_frame_for_all_requests_of_an_ingress() -> None:
-    async def work() -> None:
-        async with both_ends() as (receiver, sender):
-            links = [sender.open(receiver.address) for _ in range(3)]
-            assert links[0] is links[1] is links[2]
-            for sequence, link in enumerate(links):
-                link.add(sequence, 0, [sequence], 1)
+async def test_frames_arrive_in_order() -> None:
+    async with both_ends() as (receiver, sender):
+        link = sender.open(receiver.address)
+        for step in range(50):
+            link.add(1, step, [step], 1)
+            link.add(2, step * 2, [step, step], 2)
             sender.flush()
-            [(header, _)] = await receiver.receive()
-            assert header.sequences == [0, 1, 2]
-
-    run(work())
-
-
-def test_an_ingress_gets_its_own_tokens_only() -> None:
-    async def work() -> None:
-        async with both_ends() as (receiver, sender):
-            other = FrameReceiver("127.0.0.1")
-            sender.open(receiver.address).add(1, 0, [1], 1)
-            sender.open(other.address).add(2, 0, [2], 1)
-            sender.flush()
-            assert await receive(receiver) == [(1, 0, [1])]
-            assert await receive(other) == [(2, 0, [2])]
-            other.close()
-
-    run(work())
+        received = await receive_tokens(receiver, 150)
+        for sequence, width in ((1, 1), (2, 2)):
+            parts = [(position, tokens) for number, position, tokens in received if number == sequence]
+            assert [token for _, tokens in parts for token in tokens] == [
+                step for step in range(50) for _ in range(width)
+            ]
+            expected = 0
+            for position, tokens in parts:
+                assert position == expected
+                expected += len(tokens)
 
 
-def test_an_ingress_that_does_not_read_holds_up_nobody_and_then_gets_all_in_few_frames() -> None:
+async def test_one_frame_for_all_requests_of_an_ingress() -> None:
+    async with both_ends() as (receiver, sender):
+        links = [sender.open(receiver.address) for _ in range(3)]
+        assert links[0] is links[1] is links[2]
+        for sequence, link in enumerate(links):
+            link.add(sequence, 0, [sequence], 1)
+        sender.flush()
+        [(header, _)] = await receiver.receive()
+        assert header.sequences == [0, 1, 2]
+
+
+async def test_an_ingress_gets_its_own_tokens_only() -> None:
+    async with both_ends() as (receiver, sender):
+        other = FrameReceiver("127.0.0.1")
+        sender.open(receiver.address).add(1, 0, [1], 1)
+        sender.open(other.address).add(2, 0, [2], 1)
+        sender.flush()
+        assert await receive(receiver) == [(1, 0, [1])]
+        assert await receive(other) == [(2, 0, [2])]
+        other.close()
+
+
+async def test_an_ingress_that_does_not_read_holds_up_nobody_and_then_gets_all_in_few_frames() -> None:
     steps, padding = 2000, bytes(50_000)  # more than the sockets' buffers hold
-
-    async def work() -> None:
-        receiver, other = FrameReceiver("127.0.0.1"), FrameReceiver("127.0.0.1")
-        sender: FrameSender[Tokens] = FrameSender(lambda outputs: [*encode(outputs), padding], operator.add)
-        busy, free = sender.open(receiver.address), sender.open(other.address)
-        for step in range(steps):
-            busy.add(1, step, [step], 1)
-            free.add(2, step, [step], 1)
-            sender.flush()
-            if step % 10 == 9:
-                await take(other, 10)
-        tokens, num_frames = await take(receiver, steps)
-        assert tokens == list(range(steps))
-        assert num_frames < steps / 2
-        for end in (receiver, other, sender):
-            end.close()
 
     async def take(receiver: FrameReceiver, num_tokens: int) -> tuple[Tokens, int]:
         tokens: Tokens = []
@@ -138,34 +106,41 @@ def test_an_ingress_that_does_not_read_holds_up_nobody_and_then_gets_all_in_few_
                 num_frames += 1
         return tokens, num_frames
 
-    run(work())
+    receiver, other = FrameReceiver("127.0.0.1"), FrameReceiver("127.0.0.1")
+    sender: FrameSender[Tokens] = FrameSender(lambda outputs: [*encode(outputs), padding], operator.add)
+    busy, free = sender.open(receiver.address), sender.open(other.address)
+    for step in range(steps):
+        busy.add(1, step, [step], 1)
+        free.add(2, step, [step], 1)
+        sender.flush()
+        if step % 10 == 9:
+            await take(other, 10)
+    tokens, num_frames = await take(receiver, steps)
+    assert tokens == list(range(steps))
+    assert num_frames < steps / 2
+    for end in (receiver, other, sender):
+        end.close()
 
 
-def test_what_waits_for_an_ingress_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_waits_for_an_ingress_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame_sockets, "MAX_WAITING_TOKENS", 1000)
 
-    async def work() -> None:
-        sender = new_sender()
-        public, _ = zmq.curve_keypair()
-        link = sender.open(CurveAddress("tcp://127.0.0.1:1", public))  # nobody is there
-        for step in range(101):
-            link.add(1, step * 10, [0] * 10, 10)
-        with pytest.raises(IngressBlockedError, match="has not read"):
-            link.add(1, 1010, [0], 1)
-        sender.close()
-
-    run(work())
+    sender = new_sender()
+    public, _ = zmq.curve_keypair()
+    link = sender.open(CurveAddress("tcp://127.0.0.1:1", public))  # nobody is there
+    for step in range(101):
+        link.add(1, step * 10, [0] * 10, 10)
+    with pytest.raises(IngressBlockedError, match="has not read"):
+        link.add(1, 1010, [0], 1)
+    sender.close()
 
 
-def test_frames_wait_for_an_ingress_that_is_not_there_yet() -> None:
-    async def work() -> None:
-        async with both_ends() as (receiver, sender):
-            link = sender.open(receiver.address)
-            link.add(1, 0, [1], 1)
-            sender.flush()  # before the connection stands
-            assert await receive(receiver) == [(1, 0, [1])]
-
-    run(work())
+async def test_frames_wait_for_an_ingress_that_is_not_there_yet() -> None:
+    async with both_ends() as (receiver, sender):
+        link = sender.open(receiver.address)
+        link.add(1, 0, [1], 1)
+        sender.flush()  # before the connection stands
+        assert await receive(receiver) == [(1, 0, [1])]
 
 
 # --- strangers -----------------------------------------------------------------------------------------
@@ -196,61 +171,49 @@ async def is_refused(receiver: FrameReceiver, stranger: zmq.asyncio.Socket, port
 
 
 @pytest.mark.parametrize("knows", ["nothing", "another key"])
-def test_strangers_are_refused(knows: str) -> None:
-    async def work() -> None:
-        receiver = FrameReceiver("127.0.0.1")
-        context = zmq.asyncio.Context()
-        stranger = context.socket(zmq.PUSH)
-        if knows == "another key":
-            stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
-            stranger.curve_serverkey, _ = zmq.curve_keypair()
-        await is_refused(receiver, stranger, receiver.address.endpoint)
-        context.destroy(linger=0)
-        receiver.close()
-
-    run(work())
+async def test_strangers_are_refused(knows: str) -> None:
+    receiver = FrameReceiver("127.0.0.1")
+    context = zmq.asyncio.Context()
+    stranger = context.socket(zmq.PUSH)
+    if knows == "another key":
+        stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
+        stranger.curve_serverkey, _ = zmq.curve_keypair()
+    await is_refused(receiver, stranger, receiver.address.endpoint)
+    context.destroy(linger=0)
+    receiver.close()
 
 
-def test_garbage_from_an_engine_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
-    async def work() -> None:
-        async with both_ends() as (receiver, sender):
-            link = sender.open(receiver.address)
-            link._socket.send_multipart([b"\xc1", b"garbage"])
-            link.add(1, 0, [1], 1)
-            sender.flush()
-            assert await receive(receiver) == [(1, 0, [1])]
-
-    run(work())
+async def test_garbage_from_an_engine_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    async with both_ends() as (receiver, sender):
+        link = sender.open(receiver.address)
+        link._socket.send_multipart([b"\xc1", b"garbage"])
+        link.add(1, 0, [1], 1)
+        sender.flush()
+        assert await receive(receiver) == [(1, 0, [1])]
     assert "do all replicas run the same version?" in caplog.text
 
 
-def test_keys_are_new_at_each_start() -> None:
-    async def work() -> None:
-        receivers = [FrameReceiver("127.0.0.1") for _ in range(2)]
-        assert len({receiver.address.key for receiver in receivers}) == 2
-        for receiver in receivers:
-            receiver.close()
-
-    run(work())
+async def test_keys_are_new_at_each_start() -> None:
+    receivers = [FrameReceiver("127.0.0.1") for _ in range(2)]
+    assert len({receiver.address.key for receiver in receivers}) == 2
+    for receiver in receivers:
+        receiver.close()
 
 
 # --- links ---------------------------------------------------------------------------------------------
 
 
-def test_idle_links_are_kept_and_the_oldest_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_links_are_kept_and_the_oldest_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(frame_sockets, "MAX_IDLE_LINKS", 2)
 
-    async def work() -> None:
-        sender = new_sender()
-        key, _ = zmq.curve_keypair()
-        addresses = [CurveAddress(f"tcp://127.0.0.1:{port}", key) for port in range(1, 5)]
-        links = [sender.open(address) for address in addresses]
-        for link in links[1:]:
-            sender.release(link)
-        assert list(sender._links) == [addresses[0], *addresses[2:]]  # the first has a request
-        assert sender.open(addresses[2]) is links[2]
-        assert sender.open(addresses[1]) is not links[1]
-        assert links[1]._socket.closed
-        sender.close()
-
-    run(work())
+    sender = new_sender()
+    key, _ = zmq.curve_keypair()
+    addresses = [CurveAddress(f"tcp://127.0.0.1:{port}", key) for port in range(1, 5)]
+    links = [sender.open(address) for address in addresses]
+    for link in links[1:]:
+        sender.release(link)
+    assert list(sender._links) == [addresses[0], *addresses[2:]]  # the first has a request
+    assert sender.open(addresses[2]) is links[2]
+    assert sender.open(addresses[1]) is not links[1]
+    assert links[1]._socket.closed
+    sender.close()

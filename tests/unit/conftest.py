@@ -1,0 +1,18 @@
+"""Unit tests: no service and no engine, and no test that waits for ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+# A hundred times what a test that waits for something takes, so that no busy machine comes near it.
+TIMEOUT_S = 60
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A coroutine that waits in vain fails, and says where."""
+    folder = Path(__file__).parent
+    for item in items:
+        if folder in item.path.parents and item.get_closest_marker("asyncio"):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
