@@ -9,10 +9,9 @@ from collections.abc import Callable
 
 import msgspec
 import zmq
-import zmq.asyncio
 
 from serve_app.admission.protocol import Event, Join, Joined, Message, Ping, Pong, Unknown
-from serve_app.transport.curve import CurveAddress
+from serve_app.transport.curve import CurveAddress, CurveSockets
 
 logger = logging.getLogger(__name__)
 
@@ -31,26 +30,14 @@ class GateLink:
     def __init__(self, address: CurveAddress, name: bytes, on_event: Callable[[Event], None]) -> None:
         """`name` is the ingress's, the same for all its connections: who comes again is not counted twice."""
         self._on_event = on_event
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        public, secret = zmq.curve_keypair()
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.SNDHWM, 0),
-            (zmq.RCVHWM, 0),
-            (zmq.ROUTING_ID, name),
-            (zmq.IPV6, int("[" in address.endpoint)),
-            (zmq.CURVE_SERVERKEY, address.key),
-            (zmq.CURVE_PUBLICKEY, public),
-            (zmq.CURVE_SECRETKEY, secret),
-        ):
-            self._socket.setsockopt(option, value)
+        self._sockets = CurveSockets()
+        # Without a high-water mark: what is sent is handed to ZeroMQ at once. Pings are the messages' own.
+        self._socket = self._sockets.connect(zmq.DEALER, address, high_water_mark=0, routing_id=name)
         self._decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
         self._num_sent = self._num_received = 0
         self._unsent: list[Message] = []
         self._is_joined = False
         self._join_by = 0.0
-        self._socket.connect(address.endpoint)
 
     def send(self, message: Message) -> None:
         """Sends a message in this round of the event loop; it may be lost with the connection.
@@ -70,7 +57,6 @@ class GateLink:
     def _flush(self) -> None:
         messages, self._unsent = self._unsent, []
         if not self._socket.closed:
-            # Without a high-water mark it is handed to ZeroMQ at once.
             self._socket.send(msgspec.msgpack.encode(messages))
 
     async def run(self, join: Callable[[], None]) -> None:
@@ -116,5 +102,4 @@ class GateLink:
 
     def close(self) -> None:
         """Closes the connection."""
-        self._socket.close()
-        self._context.term()
+        self._sockets.close()

@@ -13,12 +13,11 @@ from collections.abc import Collection
 
 import msgspec
 import zmq
-import zmq.asyncio
 
 from serve_app.admission.policy import Addressed, Admission
 from serve_app.admission.protocol import Message, Reason, Refused
 from serve_app.admission.timer import DeadlineTimer
-from serve_app.transport.curve import CurveAddress
+from serve_app.transport.curve import CurveSockets
 
 logger = logging.getLogger("ray.serve")
 
@@ -35,26 +34,17 @@ class GateServer:
 
     def __init__(self, host: str, admission: Admission) -> None:
         """Binds a free port of `host`, an address of this machine inside the cluster."""
-        public, secret = zmq.curve_keypair()
         self._admission = admission
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        for option, value in (
-            (zmq.LINGER, 0),
+        self._sockets = CurveSockets()
+        self._socket, self.address = self._sockets.bind(
+            zmq.ROUTER,
+            host,
             # A ROUTER drops what is over the mark. Ingresses that do not read fall silent and are forgotten.
-            (zmq.SNDHWM, 0),
-            (zmq.RCVHWM, 0),
-            (zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES),
-            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-            (zmq.ROUTER_HANDOVER, 1),
-            (zmq.IPV6, int(":" in host)),
-            (zmq.CURVE_SERVER, 1),
-            (zmq.CURVE_SECRETKEY, secret),
-        ):
-            self._socket.setsockopt(option, value)
-        netloc = f"[{host}]" if ":" in host else host
-        port = self._socket.bind_to_random_port(f"tcp://{netloc}")
-        self.address = CurveAddress(f"tcp://{netloc}:{port}", public)
+            high_water_mark=0,
+            max_message_bytes=MAX_MESSAGE_BYTES,
+            heartbeat_ms=HEARTBEAT_MS,
+            is_handed_over=True,
+        )
         self._refused: Counter[Reason] = Counter()
         self._say_refused_at = 0.0
         self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[Message])
@@ -106,5 +96,4 @@ class GateServer:
         """Closes the port. Ingresses notice, and decide for themselves until there is another gate."""
         self.task.cancel()
         self._timer.cancel()
-        self._socket.close()
-        self._context.term()
+        self._sockets.close()

@@ -3,5 +3,5 @@
 requests.py  one sequence to generate: it goes with the call on the engine's handle
 frames.py    what an engine step has made for one ingress
 sockets.py   the sockets for frames
-curve.py     addresses of CurveZMQ sockets
+curve.py     CurveZMQ sockets: addresses, keys, options
 """

@@ -1,8 +1,7 @@
 """The sockets that step frames travel on: one PULL socket per ingress replica, PUSH sockets in the engines.
 
-Both ends speak CurveZMQ: frames are encrypted, and a connection needs the ingress's public key, which leaves
-the ingress inside its requests to engines only. libzmq refuses everybody else in its own thread, before a
-byte of theirs reaches Python. The keys are made anew at each start and are written down nowhere.
+A connection needs the ingress's public key (`curve`), which leaves the ingress inside its requests to engines
+only.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import zmq
 import zmq.asyncio
 
 from serve_app.errors import IngressBlockedError
-from serve_app.transport.curve import CurveAddress
+from serve_app.transport.curve import CurveAddress, CurveSockets
 from serve_app.transport.frames import Frame, FrameHeader, Parts, decode_header, encode_header
 
 logger = logging.getLogger(__name__)
@@ -45,26 +44,16 @@ class FrameReceiver:
 
     def __init__(self, host: str) -> None:
         """Binds a free port of `host`, an address of this machine inside the cluster."""
-        if not zmq.has("curve"):
-            raise RuntimeError("this pyzmq cannot encrypt (no CURVE); install pyzmq from its wheels")
-        public, secret = zmq.curve_keypair()
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.PULL)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.RCVHWM, HIGH_WATER_MARK),
-            (zmq.MAXMSGSIZE, MAX_FRAME_BYTES),
-            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-            (zmq.IPV6, int(":" in host)),
-            (zmq.CURVE_SERVER, 1),
-            (zmq.CURVE_SECRETKEY, secret),
-        ):
-            self._socket.setsockopt(option, value)
-        netloc = f"[{host}]" if ":" in host else host
+        self._sockets = CurveSockets()
+        self._socket, self.address = self._sockets.bind(
+            zmq.PULL,
+            host,
+            high_water_mark=HIGH_WATER_MARK,
+            max_message_bytes=MAX_FRAME_BYTES,
+            heartbeat_ms=HEARTBEAT_MS,
+        )
         # The same socket without futures, for what is there already.
         self._waiting: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
-        port = self._socket.bind_to_random_port(f"tcp://{netloc}")
-        self.address = CurveAddress(f"tcp://{netloc}:{port}", public)
 
     async def receive(self) -> list[tuple[FrameHeader, Parts]]:
         """Returns the frames that are there, at least one: headers, and outputs as they were encoded."""
@@ -89,8 +78,7 @@ class FrameReceiver:
 
     def close(self) -> None:
         """Closes the port."""
-        self._socket.close()
-        self._context.term()
+        self._sockets.close()
 
 
 class FrameLink(Generic[Output]):
@@ -148,8 +136,7 @@ class FrameSender(Generic[Output]):
         merge: Callable[[Output, Output], Output | None],
     ) -> None:
         self._encode, self._merge = encode, merge
-        self._context = zmq.asyncio.Context()
-        self._public, self._secret = zmq.curve_keypair()
+        self._sockets = CurveSockets()
         self._links: OrderedDict[CurveAddress, FrameLink[Output]] = OrderedDict()
 
     def open(self, address: CurveAddress) -> FrameLink[Output]:
@@ -174,26 +161,17 @@ class FrameSender(Generic[Output]):
             link.flush()
 
     def _connect(self, address: CurveAddress) -> zmq.asyncio.Socket:
-        socket = self._context.socket(zmq.PUSH)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.SNDHWM, HIGH_WATER_MARK),
-            # Nothing is queued for a peer that is not there: it would be lost without a trace.
-            (zmq.IMMEDIATE, 1),
-            (zmq.RECONNECT_IVL_MAX, HEARTBEAT_MS),
-            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-            (zmq.IPV6, int("[" in address.endpoint)),
-            (zmq.CURVE_SERVERKEY, address.key),
-            (zmq.CURVE_PUBLICKEY, self._public),
-            (zmq.CURVE_SECRETKEY, self._secret),
-        ):
-            socket.setsockopt(option, value)
-        socket.connect(address.endpoint)
-        return socket
+        return self._sockets.connect(
+            zmq.PUSH,
+            address,
+            high_water_mark=HIGH_WATER_MARK,
+            heartbeat_ms=HEARTBEAT_MS,
+            max_reconnect_ms=HEARTBEAT_MS,
+            # What is queued for a peer that is not there would be lost without a trace.
+            is_queued_unconnected=False,
+        )
 
     def close(self) -> None:
         """Closes all links; what has not been sent is forgotten."""
-        for link in self._links.values():
-            link.close()
+        self._sockets.close()
         self._links.clear()
-        self._context.term()
