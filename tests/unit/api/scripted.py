@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import httpx2
 from fastapi import FastAPI
-from starlette.types import Message
 
 from serve_app.admission.client import GateClient
 from serve_app.admission.protocol import Ask
@@ -33,9 +32,10 @@ from serve_app.api.sealing import Sealer
 from serve_app.errors import EngineFailedError, ServiceError
 from serve_app.harmony import tokens
 from serve_app.harmony.tokens import Vocabulary
+from tests import asgi
 from tests.unit.admission.gates import client_of
+from tests.waiting import pass_until
 
-TIMEOUT_S = 30.0
 MAX_MODEL_LEN = 4096
 MODEL = "gpt-oss-demo"
 NAMES = (MODEL, "openai/gpt-oss-20b")
@@ -53,6 +53,7 @@ BODIES: dict[str, dict[str, Any]] = {
     RESPONSES: {"model": MODEL, "input": "Say hello."},
     MESSAGES: {"model": MODEL, "messages": USER, "max_tokens": 500},
 }
+PATHS = sorted(BODIES)
 
 Part = str | Exception | None
 Script = Callable[["Started"], Sequence[Part]]
@@ -238,19 +239,19 @@ class Service:
         add_routes(app, generator, self.gate, vocabulary, Sealer(bytes(32)), facts)
         return app
 
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[httpx2.AsyncClient]:
-        # An exception that a handler has answered is raised once more for the server to log.
-        transport = httpx2.ASGITransport(self.app, raise_app_exceptions=False)
-        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-            yield client
+    def client(self) -> AbstractAsyncContextManager[httpx2.AsyncClient]:
+        return asgi.client_of(self.app)
 
     async def request(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        async with self.client() as client:
-            return await client.request(method, path, **options)
+        return await asgi.request(self.app, method, path, **options)
 
     async def post(self, path: str = CHAT, headers: Any = None, **body: Any) -> httpx2.Response:
         return await self.request("POST", path, json=BODIES.get(path, {}) | body, headers=headers)
+
+    def exchange(self, path: str, **body: Any) -> asgi.Exchange:
+        """A request whose course the test sees."""
+        content = json.dumps(BODIES[path] | body).encode()
+        return asgi.Exchange(self.app, asgi.scope_of(path), asgi.body_of(content))
 
     def check_nothing_is_left(self) -> None:
         """Of any request, in engines, gate or the stand-in for it."""
@@ -260,23 +261,30 @@ class Service:
         assert (self.gate._own.num_running, self.gate._own.num_waiting) == (0, 0)
 
 
-def with_service(
-    work: Callable[[Service], Coroutine[Any, Any, None]], *replicas: str, app: Any = None, **rules: Any
-) -> None:
-    """Runs `work`, and fails if anything of a request is left behind it."""
+@asynccontextmanager
+async def scripted_service(*replicas: str, app: Any = None, **rules: Any) -> AsyncIterator[Service]:
+    """A service whose rules are those given; fails if anything of a request is left behind the block."""
+    rules_ = {"max_concurrent_requests": 8} | rules
+    async with client_of(None, *(replicas or ("a",)), **rules_) as (gate, _):
+        service = Service(gate, **(app or {}))
+        yield service
+        # The last calls end after their responses.
+        await pass_until(lambda: service.engines.num_open == 0)
+        service.check_nothing_is_left()
 
-    async def inside() -> None:
-        rules_ = {"max_concurrent_requests": 8} | rules
-        async with client_of(None, *(replicas or ("a",)), **rules_) as (gate, _):
-            service = Service(gate, **(app or {}))
-            await work(service)
-            # The last calls end after their responses.
-            async with asyncio.timeout(TIMEOUT_S):
-                while service.engines.num_open:  # noqa: ASYNC110
-                    await asyncio.sleep(0)
-            service.check_nothing_is_left()
 
-    asyncio.run(asyncio.wait_for(inside(), TIMEOUT_S))
+def message_of(answer: Any) -> str:
+    """The error's message; checks that the body is in the API's form and short."""
+    assert answer.headers["content-type"] == "application/json"
+    assert len(answer.content) < 2048
+    body = answer.json()
+    if "type" in body:
+        assert body["type"] == "error"
+        assert set(body["error"]) >= {"type", "message"}
+    else:
+        assert set(body["error"]) == {"message", "type", "param", "code"}
+    message: str = body["error"]["message"]
+    return message
 
 
 def events_of(answer: httpx2.Response) -> list[dict[str, Any]]:
@@ -285,39 +293,3 @@ def events_of(answer: httpx2.Response) -> list[dict[str, Any]]:
     assert answer.headers["content-type"].startswith("text/event-stream")
     lines = [line[6:] for line in answer.text.split("\n") if line.startswith("data: ")]
     return [json.loads(line) for line in lines if line != "[DONE]"]
-
-
-class Sent(list[Message]):
-    """What is sent to a client, in pieces as the server gets them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.has_grown = asyncio.Event()
-
-    async def __call__(self, message: Message) -> None:
-        self.append(dict(message))
-        self.has_grown.set()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self.has_grown.clear()
-            await self.has_grown.wait()
-
-    @property
-    def text(self) -> str:
-        return b"".join(message.get("body", b"") for message in self).decode()
-
-
-def scope_of(
-    path: str, headers: Iterator[tuple[str, str]] | Sequence[tuple[str, str]] = ()
-) -> dict[str, Any]:
-    """Of a POST, for tests that are the server themselves."""
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "method": "POST",
-        "path": path,
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json")]
-        + [(name.encode(), value.encode()) for name, value in headers],
-    }

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests import bodies
-from tests.unit.api.scripted import CHAT, MESSAGES, RESPONSES, Service, with_service
+from tests.unit.api.scripted import CHAT, MESSAGES, RESPONSES, scripted_service
 
 NUM_EXAMPLES = 300
 VALID = {
@@ -39,20 +39,18 @@ def examples(path: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("path", VALID)
-def test_the_bodies_are_valid_before_they_are_changed(path: str) -> None:
-    async def work(service: Service) -> None:
+async def test_the_bodies_are_valid_before_they_are_changed(path: str) -> None:
+    async with scripted_service() as service:
         for body in VALID[path][0]:
             answer = await service.request("POST", path, json=body)
             assert answer.status_code == 200, answer.text
 
-    with_service(work)
-
 
 @pytest.mark.parametrize("path", VALID)
-def test_changed_bodies(path: str) -> None:
+async def test_changed_bodies(path: str) -> None:
     statuses: set[int] = set()
 
-    async def work(service: Service) -> None:
+    async with scripted_service() as service:
         headers = {"content-type": "application/json"}
         async with service.client() as client:
             for content in examples(path):
@@ -62,7 +60,5 @@ def test_changed_bodies(path: str) -> None:
                 if answer.status_code != 200:
                     assert len(answer.content) < 2048, content[:5000]
                     assert answer.json()["error"]["message"], content[:5000]
-
-    with_service(work)
     # Some are still good, so that not all end at the first check.
     assert {200, 400} <= statuses <= {200, 400, 404}

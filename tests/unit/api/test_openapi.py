@@ -9,7 +9,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from starlette.routing import Route
 
 from serve_app.api.openapi import OPERATIONS, document
-from tests.unit.api.scripted import Service, with_service
+from tests.unit.api.scripted import scripted_service
 
 # What tells of the others.
 DOCUMENTS = ("/docs", "/openapi.json")
@@ -49,8 +49,8 @@ def test_operations_have_names_of_their_own() -> None:
     assert all(re.fullmatch(r"\w+", name) for name in names)
 
 
-def test_the_operations_are_the_routes_of_the_application() -> None:
-    async def work(service: Service) -> None:
+async def test_the_operations_are_the_routes_of_the_application() -> None:
+    async with scripted_service() as service:
         found = set()
         for route in service.app.routes:
             # What no document has to say, such as files of the page, is no route of these kinds.
@@ -60,5 +60,3 @@ def test_the_operations_are_the_routes_of_the_application() -> None:
         assert {one for one in found if one[0] != "head"} == {
             (operation.method, operation.path) for operation in OPERATIONS
         }
-
-    with_service(work)
