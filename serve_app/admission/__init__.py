@@ -6,7 +6,7 @@
     both:    protocol.py     what they say to each other
     ingress: http.py         a request is admitted, or refused with 429/503 and Retry-After
              client.py       asks the gate, and hears which engine replica each sequence goes to
-             slot_grants.py  a sequence's slot in an engine replica, granted at once or awaited
+             admission_request.py, slot_grants.py   the answer for a request, and for each of its sequences
              link.py         the connection to the gate
     gate:    server.py       the socket
              policy.py       Admission: requests.py (what it knows), fair_queue.py (who waits),

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from itertools import count
 
+from serve_app.admission.admission_request import AdmissionRequest, RequestState, RequestStateError
 from serve_app.admission.link import GateLink
 from serve_app.admission.policy import Admission
 from serve_app.admission.protocol import (
@@ -21,17 +22,12 @@ from serve_app.admission.protocol import (
     Join,
     Lost,
     Message,
-    More,
-    OpenRequest,
     Ping,
-    RateLimits,
     Reason,
     Refused,
-    Release,
     Tier,
 )
 from serve_app.admission.rules import Rules
-from serve_app.admission.slot_grants import SlotGrant
 from serve_app.admission.timer import DeadlineTimer
 from serve_app.errors import EngineUnavailableError, KeyLimitError, OverloadedError, ServiceError
 from serve_app.transport.curve import CurveAddress
@@ -46,88 +42,6 @@ MESSAGES = {
     Reason.KEY_REQUESTS: "this API key has as many requests open as it may have",
     Reason.KEY_TOKENS: "this API key has used its tokens for this minute",
 }
-
-
-class AdmissionRequest:
-    """A request that has asked. `close` it when it is over, admitted or not."""
-
-    def __init__(self, client: GateClient, ask: Ask) -> None:
-        self._client, self.ask = client, ask
-        self.asked_at = time.monotonic()
-        self.limits: RateLimits | None = None
-        self.refusal: ServiceError | None = None
-        self.has_begun = False
-        self._answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._is_closing = False
-        self.grants = {number: SlotGrant(self, number) for number in range(ask.num_sequences)}
-        self._unused = list(self.grants.values())
-        self._numbers = count(ask.num_sequences)
-
-    @property
-    def is_answered(self) -> bool:
-        """Whether the gate has said yes or no."""
-        return self._answer.done()
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it has been admitted, and none of its sequences has had its turn yet."""
-        return self.is_answered and not self.has_begun and self.refusal is None
-
-    async def admitted(self) -> None:
-        """Returns when the request may begin, or wait for its slots.
-
-        Raises `OverloadedError`, `KeyLimitError` or `EngineUnavailableError`, with when to come back.
-        """
-        await self._answer
-
-    def admit(self) -> None:
-        """The gate has said yes."""
-        if not self._answer.done():
-            self._answer.set_result(None)
-
-    def grant(self, number: int, replica: str) -> None:
-        """The gate has said where a sequence is to go."""
-        self.has_begun = True
-        if grant := self.grants.get(number):
-            grant.give(replica)
-
-    def refuse(self, error: ServiceError) -> None:
-        """The gate has said no, now or after a wait in vain."""
-        self.refusal = error
-        for grant in self.grants.values():
-            grant.refuse(error)
-        if not self._answer.done():
-            self._answer.set_exception(error)
-
-    def take_slot(self) -> SlotGrant:
-        """Returns the slot of the next sequence; beyond those asked for, one more."""
-        if self._unused:
-            return self._unused.pop(0)
-        grant = SlotGrant(self, next(self._numbers))
-        if self.refusal:
-            grant.refuse(self.refusal)
-            return grant
-        self.grants[grant.number] = grant
-        self._client.send(More(self.ask.request, grant.number))
-        return grant
-
-    def release(self, number: int, num_tokens: int) -> None:
-        """See `SlotGrant.release`."""
-        if self.grants.pop(number, None):
-            self._client.send(Release(self.ask.request, number, num_tokens))
-            self._close_if_over()
-
-    def close(self) -> None:
-        """The response has ended. The request is over when its calls, which may end later, are over too."""
-        self._is_closing = True
-        unused, self._unused = self._unused, []
-        for grant in unused:
-            self.release(grant.number, 0)
-        self._close_if_over()
-
-    def _close_if_over(self) -> None:
-        if self._is_closing and not self.grants:
-            self._client.close_request(self)
 
 
 class GateClient:
@@ -209,20 +123,10 @@ class GateClient:
     def _say_all(self) -> None:
         """Says all that is open, and asks again where there was no answer."""
         now = time.monotonic()
-        answered = [request for request in self._requests.values() if request.is_answered]
-        asking = [request for request in self._requests.values() if not request.is_answered]
-        open_requests = [
-            OpenRequest(
-                request.ask.request,
-                request.ask.key,
-                request.ask.tier,
-                now - request.asked_at,
-                request.has_begun,
-                {grant.number: grant.replica for grant in request.grants.values()},
-            )
-            for request in answered
-        ]
-        self.send(Join(open_requests))
+        asking, answered = [], []
+        for request in self._requests.values():
+            (asking if request.state is RequestState.ASKING else answered).append(request)
+        self.send(Join([request.as_open(now) for request in answered]))
         for request in asking:
             self.send(request.ask)
 
@@ -241,17 +145,17 @@ class GateClient:
             request := self._requests.get(event.request)
         ):
             return
-        if isinstance(event, Granted):
-            request.grant(event.sequence, event.replica)
-            return
-        request.limits = event.limits
-        if isinstance(event, Refused):
-            del self._requests[event.request]  # the gate has forgotten it already
-            request.refuse(refusal(event))
-            return
-        for number, replica in event.granted.items():
-            request.grant(number, replica)
-        request.admit()
+        try:
+            if isinstance(event, Granted):
+                request.grant(event.sequence, event.replica)
+            elif isinstance(event, Admitted):
+                request.admit(event.granted, event.limits)
+            else:
+                request.refuse(refusal(event), event.limits)
+                del self._requests[event.request]  # the gate has forgotten it already
+        except RequestStateError as error:
+            # As after an `Admitted` that was lost: soon the counts differ, and it is asked for anew.
+            logger.error("an event of the gate was dropped: %s", error)
 
     def close(self) -> None:
         """Closes the connection."""

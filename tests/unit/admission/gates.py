@@ -20,13 +20,6 @@ from serve_app.admission.rules import Rules
 from serve_app.admission.server import GateServer
 from serve_app.transport.curve import CurveAddress
 
-# After this long a test has failed.
-TIMEOUT_S = 8.0
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, TIMEOUT_S))
-
 
 def rules(**changed: Any) -> Rules:
     return Rules(**{"max_concurrent_requests": 1, "max_queued": 8, "max_wait_s": 30.0} | changed)

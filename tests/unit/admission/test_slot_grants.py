@@ -1,6 +1,5 @@
 import asyncio
 import threading
-from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -24,10 +23,6 @@ class Owner:
         self.released.append((number, num_tokens))
 
 
-def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, TIMEOUT_S))
-
-
 def new_request(request_id: str) -> GenerateRequest:
     return GenerateRequest(
         request_id=request_id,
@@ -38,91 +33,72 @@ def new_request(request_id: str) -> GenerateRequest:
     )
 
 
-def test_a_slot_that_was_granted_is_known_at_once() -> None:
-    async def work() -> None:
-        grant = SlotGrant(Owner(), 0)
-        replicas = [grant.replica]
-        grant.give("a")
-        assert [*replicas, grant.replica] == [None, "a"]
-        assert await grant.granted() == "a"
-
-    run(work())
+async def test_a_slot_that_was_granted_is_known_at_once() -> None:
+    grant = SlotGrant(Owner(), 0)
+    replicas = [grant.replica]
+    grant.give("a")
+    assert [*replicas, grant.replica] == [None, "a"]
+    assert await grant.granted() == "a"
 
 
-def test_who_waits_hears_of_it() -> None:
-    async def work() -> None:
-        grant = SlotGrant(Owner(), 0)
-        waiting = [asyncio.create_task(grant.granted()) for _ in range(3)]
-        await asyncio.sleep(0)
-        assert not any(task.done() for task in waiting)
-        grant.give("a")
-        assert await asyncio.gather(*waiting) == ["a", "a", "a"]
-
-    run(work())
+async def test_who_waits_hears_of_it() -> None:
+    grant = SlotGrant(Owner(), 0)
+    waiting = [asyncio.create_task(grant.granted()) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
+    grant.give("a")
+    assert await asyncio.gather(*waiting) == ["a", "a", "a"]
 
 
-def test_a_slot_is_granted_once() -> None:
-    async def work() -> None:
-        grant = SlotGrant(Owner(), 0)
-        grant.give("a")
-        grant.give("b")
-        grant.refuse(OverloadedError("too late"))
-        assert await grant.granted() == "a"
-
-    run(work())
+async def test_a_slot_is_granted_once() -> None:
+    grant = SlotGrant(Owner(), 0)
+    grant.give("a")
+    grant.give("b")
+    grant.refuse(OverloadedError("too late"))
+    assert await grant.granted() == "a"
 
 
-def test_who_is_refused_gets_the_error() -> None:
-    async def work() -> None:
-        grant = SlotGrant(Owner(), 0)
-        waiting = asyncio.create_task(grant.granted())
-        await asyncio.sleep(0)
-        grant.refuse(OverloadedError("the queue is full", 3.0))
-        grant.give("a")
-        with pytest.raises(OverloadedError, match="the queue is full") as caught:
-            await waiting
-        assert caught.value.retry_after_s == 3.0
-        assert grant.replica is None
-        with pytest.raises(OverloadedError):
-            await grant.granted()
-
-    run(work())
+async def test_who_is_refused_gets_the_error() -> None:
+    grant = SlotGrant(Owner(), 0)
+    waiting = asyncio.create_task(grant.granted())
+    await asyncio.sleep(0)
+    grant.refuse(OverloadedError("the queue is full", 3.0))
+    grant.give("a")
+    with pytest.raises(OverloadedError, match="the queue is full") as caught:
+        await waiting
+    assert caught.value.retry_after_s == 3.0
+    assert grant.replica is None
+    with pytest.raises(OverloadedError):
+        await grant.granted()
 
 
-def test_one_who_stops_waiting_does_not_end_the_wait_of_another() -> None:
+async def test_one_who_stops_waiting_does_not_end_the_wait_of_another() -> None:
     """The router and the ingress both wait for it, and either may be cancelled first."""
-
-    async def work() -> None:
-        grant = SlotGrant(Owner(), 0)
-        leaving, staying = (asyncio.create_task(grant.granted()) for _ in range(2))
-        await asyncio.sleep(0)
-        leaving.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await leaving
-        assert grant.replica is None
-        grant.give("a")
-        assert await staying == "a"
-
-    run(work())
+    grant = SlotGrant(Owner(), 0)
+    leaving, staying = (asyncio.create_task(grant.granted()) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    assert grant.replica is None
+    grant.give("a")
+    assert await staying == "a"
 
 
-def test_a_slot_may_be_waited_for_in_another_threads_event_loop() -> None:
-    async def work() -> None:
-        grant, waits = SlotGrant(Owner(), 0), threading.Event()
-        found: list[str] = []
+async def test_a_slot_may_be_waited_for_in_another_threads_event_loop() -> None:
+    grant, waits = SlotGrant(Owner(), 0), threading.Event()
+    found: list[str] = []
 
-        async def wait_there() -> None:
-            asyncio.get_running_loop().call_soon(waits.set)
-            found.append(await asyncio.wait_for(grant.granted(), TIMEOUT_S))
+    async def wait_there() -> None:
+        asyncio.get_running_loop().call_soon(waits.set)
+        found.append(await asyncio.wait_for(grant.granted(), TIMEOUT_S))
 
-        thread = threading.Thread(target=asyncio.run, args=(wait_there(),))
-        thread.start()
-        await asyncio.to_thread(waits.wait, TIMEOUT_S)
-        grant.give("a")
-        await asyncio.to_thread(thread.join, TIMEOUT_S)
-        assert found == ["a"]
-
-    run(work())
+    thread = threading.Thread(target=asyncio.run, args=(wait_there(),))
+    thread.start()
+    await asyncio.to_thread(waits.wait, TIMEOUT_S)
+    grant.give("a")
+    await asyncio.to_thread(thread.join, TIMEOUT_S)
+    assert found == ["a"]
 
 
 def test_release_says_which_and_how_much() -> None:

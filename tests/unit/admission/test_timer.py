@@ -11,7 +11,6 @@ import pytest
 
 from serve_app.admission import timer as timer_module
 from serve_app.admission.timer import DeadlineTimer
-from tests.unit.admission.gates import run
 
 START = 1000.0
 # An event loop's clock need not be `time.monotonic`.
@@ -176,25 +175,22 @@ def test_one_that_is_set_while_it_fires_rings_once_for_that(clock: Clock) -> Non
     assert deadlines.fired_at == [START + 5, START + 8]
 
 
-def test_in_an_event_loop() -> None:
-    async def work() -> None:
-        num_left = 3
-        has_fired = asyncio.Event()
-        since = time.monotonic()
+async def test_in_an_event_loop() -> None:
+    num_left = 3
+    has_fired = asyncio.Event()
+    since = time.monotonic()
 
-        def fire() -> None:
-            nonlocal num_left
-            num_left -= 1
-            has_fired.set()
+    def fire() -> None:
+        nonlocal num_left
+        num_left -= 1
+        has_fired.set()
 
-        def next_time() -> float | None:
-            return since + 0.001 * (4 - num_left) if num_left else None
+    def next_time() -> float | None:
+        return since + 0.001 * (4 - num_left) if num_left else None
 
-        timer = DeadlineTimer(next_time, fire)
-        timer.update()
-        while num_left:
-            has_fired.clear()
-            await has_fired.wait()
-        assert timer._handle is None
-
-    run(work())
+    timer = DeadlineTimer(next_time, fire)
+    timer.update()
+    while num_left:
+        has_fired.clear()
+        await has_fired.wait()
+    assert timer._handle is None
