@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,11 +22,11 @@ from serve_app.transport.frames import ReceivedTokens
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver, FrameSender
 from tests.services import ROOT
+from tests.waiting import pass_until
 
 # vLLM and what it imports use what is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-TIMEOUT_S = 30.0
 MAX_MODEL_LEN = 100
 PROMPT = [1, 2, 3]
 TOKENS = list(range(10, 20))
@@ -81,8 +81,7 @@ class Harness:
                 link.add(request.sequence, position, output, len(output.new_token_ids))
                 self.sender.flush()
                 # What waits for the connection would be merged.
-                while link._frame or link._sending:  # noqa: ASYNC110
-                    await asyncio.sleep(0)
+                await pass_until(lambda: not (link._frame or link._sending))
         finally:
             self.sender.release(link)
 
@@ -100,20 +99,10 @@ async def harness(generate: Generate) -> AsyncIterator[Harness]:
     one = Harness(generate)
     try:
         yield one
-        async with asyncio.timeout(TIMEOUT_S):
-            while one.remote.num_open:  # noqa: ASYNC110
-                await asyncio.sleep(0)
+        await pass_until(lambda: one.remote.num_open == 0)
     finally:
         one.remote.close()
         one.sender.close()
-
-
-def run(generate: Generate, work: Callable[[Harness], Coroutine[Any, Any, None]]) -> None:
-    async def inside() -> None:
-        async with harness(generate) as one:
-            await work(one)
-
-    asyncio.run(asyncio.wait_for(inside(), TIMEOUT_S))
 
 
 async def whole(inbox: Inbox, choice: int = 0) -> Any:
@@ -144,14 +133,13 @@ def params_of(request: GenerateRequest) -> Any:
     return msgspec.msgpack.decode(request.sampling_params, type=SamplingParams)
 
 
-def test_what_is_sent_to_the_engine() -> None:
-    async def work(one: Harness) -> None:
+async def test_what_is_sent_to_the_engine() -> None:
+    async with harness(all_tokens) as one:
         inbox = Inbox()
         sampling = Sampling(temperature=0.5, seed=9, priority=3, cache_salt="salt", max_tokens=77)
         for choice in range(3):
             one.start(inbox, sampling, choice)
-        while one.remote.num_open:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await pass_until(lambda: one.remote.num_open == 0)
         assert [params_of(request).seed for request in one.requests] == [9, 10, 11]
         request = one.requests[0]
         params = params_of(request)
@@ -160,8 +148,6 @@ def test_what_is_sent_to_the_engine() -> None:
         assert len({request.request_id for request in one.requests}) == 3
         assert all(request.request_id.startswith("r-") for request in one.requests)
         assert [arrived.num_tokens for arrived in one.arrived] == [len(TOKENS)] * 3
-
-    run(all_tokens, work)
 
 
 @pytest.mark.parametrize(("asked", "sent"), [(None, 97), (5, 5), (100, 97)])
@@ -219,7 +205,7 @@ def test_every_argument_that_a_config_gives_is_vllms(path: Any) -> None:
 # --- what comes back -----------------------------------------------------------------------------------
 
 
-def test_tokens_and_all_that_comes_with_them() -> None:
+async def test_tokens_and_all_that_comes_with_them() -> None:
     import numpy as np
     from vllm.v1.engine import PrefillStats
     from vllm.v1.outputs import LogprobsLists
@@ -242,7 +228,7 @@ def test_tokens_and_all_that_comes_with_them() -> None:
         )
         return 4
 
-    async def work(one: Harness) -> None:
+    async with harness(generate) as one:
         inbox = Inbox()
         one.start(inbox, Sampling(logprobs=2, stop_token_ids=[13]))
         step = await whole(inbox)
@@ -253,55 +239,47 @@ def test_tokens_and_all_that_comes_with_them() -> None:
             for token in (10, 11, 12, 13)
         ]
 
-    run(generate, work)
 
-
-def test_a_stop_token_of_the_checkpoint_is_not_the_requests() -> None:
+async def test_a_stop_token_of_the_checkpoint_is_not_the_requests() -> None:
     async def generate(one: Harness, request: GenerateRequest) -> int:
         await one.send(request, [(0, output(200012, ends=True, stop_reason=200012))])
         return 1
 
-    async def work(one: Harness) -> None:
+    async with harness(generate) as one:
         inbox = Inbox()
         one.start(inbox)
         assert (await whole(inbox)).stop_token is None
-
-    run(generate, work)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"), [("STOP", "stop"), ("LENGTH", "length"), ("REPETITION", "stop")]
 )
-def test_why_it_ended(name: str, expected: str) -> None:
+async def test_why_it_ended(name: str, expected: str) -> None:
     from vllm.v1.engine import FinishReason
 
     async def generate(one: Harness, request: GenerateRequest) -> int:
         await one.send(request, [(0, output(1, ends=FinishReason[name]))])
         return 1
 
-    async def work(one: Harness) -> None:
+    async with harness(generate) as one:
         inbox = Inbox()
         one.start(inbox)
         assert (await whole(inbox)).finish == expected
 
-    run(generate, work)
-
 
 @pytest.mark.parametrize("name", ["ABORT", "ERROR"])
-def test_an_end_that_nobody_asked_for_is_an_error(name: str) -> None:
+async def test_an_end_that_nobody_asked_for_is_an_error(name: str) -> None:
     from vllm.v1.engine import FinishReason
 
     async def generate(one: Harness, request: GenerateRequest) -> int:
         await one.send(request, [(0, output(ends=FinishReason[name]))])
         return 0
 
-    async def work(one: Harness) -> None:
+    async with harness(generate) as one:
         inbox = Inbox()
         one.start(inbox)
         with pytest.raises(EngineFailedError):
             await whole(inbox)
-
-    run(generate, work)
 
 
 # --- what a network, or a mixture of versions, can do to frames ----------------------------------------
@@ -352,22 +330,20 @@ def sending(mishap: Callable[[list[Step]], list[Step]]) -> Generate:
 
 
 @pytest.mark.parametrize("mishap", [repeated, repeated_late, overlapping])
-def test_the_tokens_are_right(mishap: Any) -> None:
-    async def work(one: Harness) -> None:
+async def test_the_tokens_are_right(mishap: Any) -> None:
+    async with harness(sending(mishap)) as one:
         inbox = Inbox()
         one.start(inbox)
         assert (await whole(inbox)).token_ids == TOKENS
-
-    run(sending(mishap), work)
 
 
 @pytest.mark.parametrize(
     "mishap", [lost_in_the_middle, lost_at_the_start, swapped, lost_at_the_end, all_lost]
 )
-def test_the_answer_fails_and_can_be_sent_again(mishap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_answer_fails_and_can_be_sent_again(mishap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serve_app.vllm_adapter.remote_engine.LAST_FRAME_TIMEOUT_S", 0.1)
 
-    async def work(one: Harness) -> None:
+    async with harness(sending(mishap)) as one:
         inbox = Inbox()
         one.start(inbox)
         seen: list[int] = []
@@ -381,10 +357,8 @@ def test_the_answer_fails_and_can_be_sent_again(mishap: Any, monkeypatch: pytest
             await read()
         assert TOKENS[: len(seen)] == seen
 
-    run(sending(mishap), work)
 
-
-def test_what_cannot_be_read_and_what_is_late_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_cannot_be_read_and_what_is_late_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
     async def generate(one: Harness, request: GenerateRequest) -> int:
         from serve_app.transport.frames import FrameHeader, encode_header
 
@@ -395,12 +369,10 @@ def test_what_cannot_be_read_and_what_is_late_hurts_nobody(caplog: pytest.LogCap
         one.sender.release(link)
         return await all_tokens(one, request)
 
-    async def work(one: Harness) -> None:
+    async with harness(generate) as one:
         inbox = Inbox()
         one.start(inbox)
         assert (await whole(inbox)).token_ids == TOKENS
-
-    run(generate, work)
     assert "a frame was dropped" in caplog.text
 
 
@@ -410,66 +382,60 @@ def test_what_cannot_be_read_and_what_is_late_hurts_nobody(caplog: pytest.LogCap
 def failing(error: Exception) -> Generate:
     async def generate(one: Harness, request: GenerateRequest) -> int:
         await one.send(request, [(0, output(1, 2))])
-        while one.arrived[-1].num_tokens < 2:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await pass_until(lambda: one.arrived[-1].num_tokens >= 2)
         raise error
 
     return generate
 
 
-def test_an_error_comes_after_the_tokens_before_it() -> None:
-    async def work(one: Harness) -> None:
+async def test_an_error_comes_after_the_tokens_before_it() -> None:
+    async with harness(failing(EngineLostError("it died"))) as one:
         inbox = Inbox()
         one.start(inbox)
         assert (await inbox.take())[0].token_ids == [1, 2]
         with pytest.raises(EngineLostError, match="it died"):
             await inbox.take()
 
-    run(failing(EngineLostError("it died")), work)
 
-
-def test_what_the_engine_refuses_names_its_field() -> None:
+async def test_what_the_engine_refuses_names_its_field() -> None:
     from vllm.exceptions import VLLMValidationError
 
-    async def work(one: Harness) -> None:
+    async with harness(
+        failing(VLLMValidationError("too hot", parameter="temperature", value="9" * 9999))
+    ) as one:
         inbox = Inbox()
         one.start(inbox)
         with pytest.raises(BadRequestError) as caught:
             await whole(inbox)
         assert (str(caught.value), caught.value.param) == ("too hot", "temperature")
 
-    run(failing(VLLMValidationError("too hot", parameter="temperature", value="9" * 9999)), work)
 
-
-def test_an_unforeseen_error_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    async def work(one: Harness) -> None:
+async def test_an_unforeseen_error_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with harness(failing(RuntimeError("a wire broke"))) as one:
         inbox = Inbox()
         one.start(inbox)
         with pytest.raises(EngineFailedError, match="a wire broke"):
             await whole(inbox)
-
-    run(failing(RuntimeError("a wire broke")), work)
     assert "RuntimeError: a wire broke" in caplog.text
 
 
-def test_the_traceback_of_a_replica_is_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_traceback_of_a_replica_is_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
     from ray.exceptions import RayTaskError
 
     said = "Traceback: File /home/me/secret.py, ip=10.0.0.1"
     remote = RayTaskError("generate", said, ValueError("no pages"))  # type: ignore[no-untyped-call]
 
-    async def work(one: Harness) -> None:
+    error = remote.as_instanceof_cause()  # type: ignore[no-untyped-call]
+    async with harness(failing(error)) as one:
         inbox = Inbox()
         one.start(inbox)
         with pytest.raises(EngineFailedError) as caught:
             await whole(inbox)
         assert str(caught.value) == "engine failure: no pages"
-
-    run(failing(remote.as_instanceof_cause()), work)  # type: ignore[no-untyped-call]
     assert "/home/me/secret.py" in caplog.text
 
 
-def test_cancelling_ends_the_call() -> None:
+async def test_cancelling_ends_the_call() -> None:
     left = asyncio.Event()
 
     async def generate(one: Harness, request: GenerateRequest) -> int:
@@ -480,7 +446,7 @@ def test_cancelling_ends_the_call() -> None:
             left.set()
         return 0
 
-    async def work(one: Harness) -> None:
+    async with harness(generate) as one:
         inbox = Inbox()
         sequence = one.start(inbox)
         await inbox.take()
@@ -488,20 +454,15 @@ def test_cancelling_ends_the_call() -> None:
         await left.wait()
         sequence.cancel()  # once more, for nothing
 
-    run(generate, work)
 
-
-def test_what_is_cancelled_before_it_has_begun_gives_its_place_back() -> None:
-    async def work(one: Harness) -> None:
+async def test_what_is_cancelled_before_it_has_begun_gives_its_place_back() -> None:
+    async with harness(all_tokens) as one:
         one.start(Inbox()).cancel()
-        while one.remote.num_open:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await pass_until(lambda: one.remote.num_open == 0)
         assert (one.requests, one.owner.released) == ([], [0])
 
-    run(all_tokens, work)
 
-
-def test_a_call_that_has_come_to_its_end_is_not_cancelled() -> None:
+async def test_a_call_that_has_come_to_its_end_is_not_cancelled() -> None:
     """The last frame overtakes the reply: the answer is over, and its reply still to come."""
     replies = asyncio.Event()
     cancelled: list[bool] = []
@@ -515,12 +476,10 @@ def test_a_call_that_has_come_to_its_end_is_not_cancelled() -> None:
             raise
         return num_tokens
 
-    async def work(one: Harness) -> None:
+    async with harness(generate) as one:
         inbox = Inbox()
         sequence = one.start(inbox)
         await whole(inbox)
         sequence.cancel()
         replies.set()
-
-    run(generate, work)
     assert cancelled == []
