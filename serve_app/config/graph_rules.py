@@ -25,9 +25,8 @@ _FAST_BOOT = "for an engine without graphs set engine.fast_boot"
 # `CUDAGraphMode` by its names and numbers; with the first two, decode batches run in no full graph.
 _MODES = {"0": "NONE", "1": "PIECEWISE", "2": "FULL"}
 _FULL_MODES = ("FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
-# What -O0 to -O3 set where nothing else does (`OPTIMIZATION_LEVEL_TO_CONFIG`).
-_LEVEL_MODES = {"0": "NONE", "1": "PIECEWISE"}
-_COMPILED = ("3", "VLLM_COMPILE")
+# -O0 and -O1 set one of those two where nothing else does (`OPTIMIZATION_LEVEL_TO_CONFIG`).
+_LEVELS_WITHOUT = ("0", "1")
 
 # Of `speculative_config`: set to anything but false or null, a step of a request is no longer 1 + k tokens,
 # or the speculator runs without graphs.
@@ -47,7 +46,6 @@ _SPECULATION = {
 
 def problems(
     overrides: Mapping[str, Any],
-    environment: Mapping[str, str],
     max_concurrent_requests: int,
     num_draft_tokens: int,
     has_graphs: bool,
@@ -81,10 +79,9 @@ def problems(
             overrides["worker_extension_cls"],
             "it is derived: the check of the CUDA graphs is in it",
         )
-    if has_graphs:
+    if has_graphs and (found := _without_graphs(overrides, compilation)):
         chain = describe_decode_tokens(max_concurrent_requests, num_draft_tokens)
-        for line in _modes(overrides, compilation, environment):
-            yield f"{line}: decode batches ({chain}) would run without full CUDA graphs; {_FAST_BOOT}"
+        yield f"{found}: decode batches ({chain}) would run without full CUDA graphs; {_FAST_BOOT}"
 
 
 def _coverage(value: Any, max_concurrent_requests: int, num_draft_tokens: int) -> str:
@@ -94,31 +91,20 @@ def _coverage(value: Any, max_concurrent_requests: int, num_draft_tokens: int) -
     return f"{_INSTEAD}: {describe_coverage(sizes, max_concurrent_requests, num_draft_tokens)}"
 
 
-def _modes(
-    overrides: Mapping[str, Any], compilation: Mapping[str, Any], environment: Mapping[str, str]
-) -> Iterator[str]:
-    """Yields what turns graphs off, with its value."""
+def _without_graphs(overrides: Mapping[str, Any], compilation: Mapping[str, Any]) -> str | None:
+    """Returns what turns graphs off, with its value, if anything does.
+
+    Without vLLM's own compilation there are no piecewise graphs, and the full ones of decode batches stay
+    (`VllmConfig._normalize_piecewise_cudagraph_mode`).
+    """
     level = str(overrides.get("optimization_level", 2)).upper().removeprefix("-").removeprefix("O")
     graphs = compilation.get("cudagraph_mode")
-    if graphs is not None:
+    if graphs is None:
+        is_off, found = level in _LEVELS_WITHOUT, f"optimization_level: {overrides.get('optimization_level')}"
+    else:
         graphs = _MODES.get(str(graphs), str(graphs).upper())
-        if graphs not in _FULL_MODES:
-            yield f"engine.engine_overrides.compilation_config.cudagraph_mode: {graphs}"
-            return
-    elif level in _LEVEL_MODES:
-        yield f"engine.engine_overrides.optimization_level: {overrides['optimization_level']}"
-        return
-    if graphs in ("FULL", "FULL_DECODE_ONLY") or environment.get("VLLM_USE_BREAKABLE_CUDAGRAPH") == "1":
-        return
-    # Piecewise graphs, which the default has besides, need vLLM's own compilation. Without it vLLM turns all
-    # graphs off, the full ones too.
-    if environment.get("TORCH_COMPILE_DISABLE") == "1":
-        yield "engine.environment.TORCH_COMPILE_DISABLE: 1"
-    mode = compilation.get("mode")
-    if mode is not None and str(mode).upper() not in _COMPILED:
-        yield f"engine.engine_overrides.compilation_config.mode: {mode}"
-    elif mode is None and level == "0":
-        yield f"engine.engine_overrides.optimization_level: {overrides['optimization_level']}"
+        is_off, found = graphs not in _FULL_MODES, f"compilation_config.cudagraph_mode: {graphs}"
+    return f"engine.engine_overrides.{found}" if is_off else None
 
 
 def _line(name: str, value: Any, why: str) -> str:

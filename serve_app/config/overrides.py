@@ -14,6 +14,7 @@ DERIVED = {
     "revision": "model.revision",
     "served_model_name": "model.served_names",
     "max_num_seqs": "engine.max_concurrent_requests",
+    "max_num_active_seqs": "engine.max_concurrent_requests",
     "max_model_len": "engine.max_model_len",
     "kv_cache_dtype": "engine.kv_cache_dtype",
     "gpu_memory_utilization": "engine.gpu_memory_utilization",

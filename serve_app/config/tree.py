@@ -82,7 +82,6 @@ class AppConfig(Section):
         engine = self.engine
         problems = graph_rules.problems(
             engine.engine_overrides,
-            engine.environment,
             engine.max_concurrent_requests,
             self.num_draft_tokens,
             has_graphs=engine.has_graphs,

@@ -285,6 +285,7 @@ def test_describe_errors_of_a_part() -> None:
     ("override", "instead"),
     [
         ({"max_num_seqs": 1}, "engine.max_concurrent_requests"),
+        ({"max_num_active_seqs": 1}, "engine.max_concurrent_requests"),
         ({"model": "a"}, "model.source"),
         ({"kv_cache_dtype": "auto"}, "engine.kv_cache_dtype"),
         ({"enforce_eager": True}, "engine.fast_boot"),

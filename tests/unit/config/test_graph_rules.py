@@ -51,14 +51,8 @@ OFF = [
     ({"compilation_config": {"cudagraph_mode": "NONE"}}, "compilation_config.cudagraph_mode: NONE"),
     ({"compilation_config": {"cudagraph_mode": "piecewise"}}, "compilation_config.cudagraph_mode: PIECEWISE"),
     ({"compilation_config": {"cudagraph_mode": 0}}, "compilation_config.cudagraph_mode: NONE"),
-    ({"compilation_config": {"mode": 0}}, "compilation_config.mode: 0"),
-    ({"compilation_config": {"mode": "dynamo_trace_once"}}, "compilation_config.mode: dynamo_trace_once"),
     ({"optimization_level": 0}, "optimization_level: 0"),
     ({"optimization_level": "-O1"}, "optimization_level: -O1"),
-    (
-        {"optimization_level": 0, "compilation_config": {"cudagraph_mode": "FULL_AND_PIECEWISE"}},
-        "optimization_level: 0",
-    ),
 ]
 
 
@@ -81,20 +75,17 @@ def test_engines_without_graphs_may_have_it(overrides: dict[str, Any], engine: d
         {"compilation_config": {"cudagraph_mode": "FULL_DECODE_ONLY"}},
         {"compilation_config": {"cudagraph_mode": "full", "mode": 0}},
         {"compilation_config": {"mode": 3}},
+        {"compilation_config": {"mode": 0}},
+        {"compilation_config": {"mode": "dynamo_trace_once"}},
         {"optimization_level": 3},
         {"optimization_level": 0, "compilation_config": {"cudagraph_mode": "FULL_DECODE_ONLY"}},
+        {"optimization_level": 0, "compilation_config": {"cudagraph_mode": "FULL_AND_PIECEWISE"}},
         {"max_num_scheduled_tokens": 256},
         {"speculative_config": {"rejection_sample_method": "block", "parallel_drafting": False}},
     ],
 )
 def test_what_leaves_full_decode_graphs_is_allowed(overrides: dict[str, Any]) -> None:
     parse(overrides)
-
-
-def test_the_environment_can_turn_graphs_off() -> None:
-    line = problem({}, environment={"TORCH_COMPILE_DISABLE": "1"})
-    assert line.startswith("engine.environment.TORCH_COMPILE_DISABLE: 1: decode batches")
-    parse({}, environment={"TORCH_COMPILE_DISABLE": "0"})
 
 
 @pytest.mark.parametrize(
