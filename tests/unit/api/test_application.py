@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import anyio.to_thread
-import httpx2
 import pytest
-from fastapi import FastAPI, HTTPException
+from fastapi import HTTPException
 
 from serve_app.api.application import new_app
 from serve_app.errors import OverloadedError
+from tests.asgi import request
 
 MAX_BODY_BYTES = 1000
 
 
-async def request(app: FastAPI, method: str, path: str) -> httpx2.Response:
-    # An exception that a handler has answered is raised once more, for the server to log.
-    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-        return await client.request(method, path)
-
-
-def test_health_needs_no_worker_thread() -> None:
+async def test_health_needs_no_worker_thread() -> None:
     """All may be busy, with something that waits for an engine."""
 
-    async def work() -> None:
-        limiter = anyio.to_thread.current_default_thread_limiter()
-        for _ in range(int(limiter.total_tokens)):
-            limiter.acquire_on_behalf_of_nowait(object())
-        answer = await request(new_app(MAX_BODY_BYTES, lambda: 2), "GET", "/health")
-        assert answer.json() == {"status": "ready", "ready_engines": 2}
-
-    asyncio.run(asyncio.wait_for(work(), 10))
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    for _ in range(int(limiter.total_tokens)):
+        limiter.acquire_on_behalf_of_nowait(object())
+    answer = await request(new_app(MAX_BODY_BYTES, lambda: 2), "GET", "/health")
+    assert answer.json() == {"status": "ready", "ready_engines": 2}
 
 
 @pytest.mark.parametrize("path", ["/elsewhere", "/v1/messages/elsewhere"])
@@ -45,7 +34,7 @@ def test_health_needs_no_worker_thread() -> None:
         (RuntimeError("/home/me is full"), 500, {"server_error", "api_error"}),
     ],
 )
-def test_errors_of_any_route_have_the_apis_form(
+async def test_errors_of_any_route_have_the_apis_form(
     path: str, error: Exception, status: int, kinds: set[str]
 ) -> None:
     app = new_app(MAX_BODY_BYTES, lambda: 1)
@@ -54,7 +43,7 @@ def test_errors_of_any_route_have_the_apis_form(
         raise error
 
     app.get(path)(fail)
-    answer = asyncio.run(request(app, "GET", path))
+    answer = await request(app, "GET", path)
     body: dict[str, Any] = answer.json()
     assert answer.status_code == status
     message = "an unforeseen error; the log of the service has it" if status == 500 else str(error)

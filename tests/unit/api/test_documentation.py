@@ -4,20 +4,20 @@ import re
 
 import pytest
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 
 from serve_app.api.documentation import add_documents
+from tests.asgi import request
 
 
 @pytest.fixture(scope="module")
-def client() -> TestClient:
+def app() -> FastAPI:
     app = FastAPI(title="gpt-oss", docs_url=None, redoc_url=None, openapi_url=None)
     add_documents(app)
-    return TestClient(app)
+    return app
 
 
-def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
-    page = client.get("/docs")
+async def test_the_page_loads_nothing_from_elsewhere(app: FastAPI) -> None:
+    page = await request(app, "GET", "/docs")
     assert page.status_code == 200
     loaded = re.findall(r"""(?:src|href|url)\W{1,3}["']([^"']+)["']""", page.text)
     assert set(loaded) == {
@@ -28,20 +28,20 @@ def test_the_page_loads_nothing_from_elsewhere(client: TestClient) -> None:
     }
     assert not re.search(r"https?://", page.text)
     for path in loaded:
-        assert client.get(f"/{path.removeprefix('./')}").status_code == 200
+        assert (await request(app, "GET", f"/{path.removeprefix('./')}")).status_code == 200
 
 
-def test_head_requests(client: TestClient) -> None:
+async def test_head_requests(app: FastAPI) -> None:
     for path in ("/docs", "/openapi.json", "/docs/assets/swagger-ui.css"):
-        assert client.head(path).status_code == 200
+        assert (await request(app, "HEAD", path)).status_code == 200
 
 
-def test_no_other_file_is_served(client: TestClient) -> None:
-    assert client.get("/docs/assets/../__init__.py").status_code == 404
-    assert client.get("/docs/assets/%2e%2e/__init__.py").status_code == 404
+async def test_no_other_file_is_served(app: FastAPI) -> None:
+    assert (await request(app, "GET", "/docs/assets/../__init__.py")).status_code == 404
+    assert (await request(app, "GET", "/docs/assets/%2e%2e/__init__.py")).status_code == 404
 
 
-def test_the_document_is_json(client: TestClient) -> None:
-    answer = client.get("/openapi.json")
+async def test_the_document_is_json(app: FastAPI) -> None:
+    answer = await request(app, "GET", "/openapi.json")
     assert answer.headers["content-type"] == "application/json"
     assert answer.json()["info"]["title"] == "gpt-oss"

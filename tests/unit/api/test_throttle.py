@@ -22,23 +22,20 @@ def test_no_cap() -> None:
     assert not Throttle(None).is_set
 
 
-def test_the_first_at_once_and_the_next_after_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def work() -> None:
-        loop = asyncio.get_running_loop()
-        with monkeypatch.context() as patch:
-            clock = Clock(patch, loop)
-            throttle = Throttle(4)
-            assert throttle.is_set
-            await throttle.wait()
-            assert clock.slept == []
-            await throttle.wait()
-            assert clock.slept == [0.25]
-            clock.now += 0.1
-            await throttle.wait()
-            assert clock.slept == [0.25, 0.15]
-            clock.now += 10
-            await throttle.wait()  # late: no waiting, and nothing to make up for
-            await throttle.wait()
-            assert clock.slept == [0.25, 0.15, 0.25]
-
-    asyncio.run(work())
+async def test_the_first_at_once_and_the_next_after_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as patch:
+        clock = Clock(patch, loop)
+        throttle = Throttle(4)
+        assert throttle.is_set
+        await throttle.wait()
+        assert clock.slept == []
+        await throttle.wait()
+        assert clock.slept == [0.25]
+        clock.now += 0.1
+        await throttle.wait()
+        assert clock.slept == [0.25, 0.15]
+        clock.now += 10
+        await throttle.wait()  # late: no waiting, and nothing to make up for
+        await throttle.wait()
+        assert clock.slept == [0.25, 0.15, 0.25]

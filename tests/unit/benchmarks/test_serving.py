@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -104,19 +103,14 @@ def test_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Cores.of_this_machine(1) == Cores.of_this_machine(2) == Cores((0,), (1,))
 
 
-def test_ready_made_chunks() -> None:
-    async def work() -> list[str]:
-        engine = stub.StreamingEngine.__new__(stub.StreamingEngine)
-        config = stub.config(
-            max_concurrent_requests=2, tokens_per_step=2.5, steps_per_second=250, record=None
-        )
-        await engine.__init__(config)  # type: ignore[misc]  # as Serve does
-        try:
-            return [chunk async for chunk in chunks.chat_chunks(engine, "bench-1-1", 10)]
-        finally:
-            engine.close()
-
-    *events, end, done = asyncio.run(asyncio.wait_for(work(), 10))
+async def test_ready_made_chunks() -> None:
+    engine = stub.StreamingEngine.__new__(stub.StreamingEngine)
+    config = stub.config(max_concurrent_requests=2, tokens_per_step=2.5, steps_per_second=250, record=None)
+    await engine.__init__(config)  # type: ignore[misc]  # as Serve does
+    try:
+        *events, end, done = [chunk async for chunk in chunks.chat_chunks(engine, "bench-1-1", 10)]
+    finally:
+        engine.close()
     assert done == "data: [DONE]\n\n"
     texts = [json.loads(event[6:])["choices"][0]["delta"]["content"] for event in events]
     assert texts == ["", *(chunks.WORD * n for n in (2, 2, 3))]

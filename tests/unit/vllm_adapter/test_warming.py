@@ -39,7 +39,7 @@ class Llm:
         self.num_resets += 1
 
 
-def run(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+async def run(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
     """Returns what was refused, and the lines of the log."""
     from serve_app.vllm_adapter import warming
 
@@ -53,12 +53,12 @@ def run(llm: Llm, monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]
 
     monkeypatch.setattr(warming, "logger", Logger())
     made: Any = llm
-    return asyncio.run(warming.warm_up(made, ROUNDS)), lines
+    return await warming.warm_up(made, ROUNDS), lines
 
 
-def test_rounds_run_and_the_log_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rounds_run_and_the_log_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
     llm = Llm()
-    refused, [first, second, line] = run(llm, monkeypatch)
+    refused, [first, second, line] = await run(llm, monkeypatch)
     assert refused == []
     assert first.startswith("warm-up: first: 1 rounds in ")
     assert second.startswith("warm-up: batches: 1 rounds in ")
@@ -72,12 +72,12 @@ def test_rounds_run_and_the_log_says_how_long(monkeypatch: pytest.MonkeyPatch) -
         assert params.ignore_eos == (params.structured_outputs is None)
 
 
-def test_what_vllm_refuses_no_user_can_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused, lines = run(Llm(ValueError("not supported")), monkeypatch)
+async def test_what_vllm_refuses_no_user_can_ask_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused, lines = await run(Llm(ValueError("not supported")), monkeypatch)
     assert refused == ["{'temperature': 1.0, 'top_p': 0.9}"]
     assert lines[-1] == "warm-up: vLLM refuses {'temperature': 1.0, 'top_p': 0.9}: not supported"
 
 
-def test_a_failing_round_fails_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_round_fails_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="the engine died"):
-        run(Llm(RuntimeError("the engine died")), monkeypatch)
+        await run(Llm(RuntimeError("the engine died")), monkeypatch)
