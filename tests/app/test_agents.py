@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import agents
@@ -57,89 +56,68 @@ def weather(asked: list[str]) -> agents.FunctionTool:
     return get_weather
 
 
-def run(service: Service, api: Api, body: Callable[[NewAgent], Awaitable[None]]) -> None:
-    """Runs a coroutine with a maker of greedy agents."""
+@pytest.fixture
+async def agent(service: Service, api: Api) -> AsyncIterator[NewAgent]:
+    """A maker of greedy agents."""
+    async with AsyncOpenAI(base_url=service.v1, api_key="none", max_retries=0) as client:
 
-    async def run() -> None:
-        async with AsyncOpenAI(base_url=service.v1, api_key="none", max_retries=0) as client:
+        def new_agent(**settings: Any) -> agents.Agent[Any]:
+            settings.setdefault("model_settings", agents.ModelSettings(temperature=0))
+            return agents.Agent(name="agent", model=api(model=MODEL, openai_client=client), **settings)
 
-            def agent(**settings: Any) -> agents.Agent[Any]:
-                settings.setdefault("model_settings", agents.ModelSettings(temperature=0))
-                return agents.Agent(name="agent", model=api(model=MODEL, openai_client=client), **settings)
-
-            await body(agent)
-
-    asyncio.run(run())
+        yield new_agent
 
 
-def test_tool_loop(service: Service, api: Api, weather: agents.FunctionTool, asked: list[str]) -> None:
-    async def body(agent: NewAgent) -> None:
-        one = agent(tools=[weather])
-        result = await agents.Runner.run(one, WEATHER, max_turns=MAX_TURNS, run_config=QUIET)
-        assert asked == ["Paris"]
-        assert "sunny" in result.final_output
-        assert result.context_wrapper.usage.requests == 2
-        assert result.context_wrapper.usage.output_tokens > 0
-
-    run(service, api, body)
+async def test_tool_loop(agent: NewAgent, weather: agents.FunctionTool, asked: list[str]) -> None:
+    one = agent(tools=[weather])
+    result = await agents.Runner.run(one, WEATHER, max_turns=MAX_TURNS, run_config=QUIET)
+    assert asked == ["Paris"]
+    assert "sunny" in result.final_output
+    assert result.context_wrapper.usage.requests == 2
+    assert result.context_wrapper.usage.output_tokens > 0
 
 
-def test_stream(service: Service, api: Api, weather: agents.FunctionTool, asked: list[str]) -> None:
-    async def body(agent: NewAgent) -> None:
-        one = agent(tools=[weather])
-        result = agents.Runner.run_streamed(one, WEATHER, max_turns=MAX_TURNS, run_config=QUIET)
-        text = ""
-        async for event in result.stream_events():
-            if event.type == "raw_response_event" and isinstance(event.data, ResponseTextDeltaEvent):
-                text += event.data.delta
-        assert asked == ["Paris"]
-        assert text.endswith(result.final_output)
-        assert "sunny" in result.final_output
-
-    run(service, api, body)
+async def test_stream(agent: NewAgent, weather: agents.FunctionTool, asked: list[str]) -> None:
+    one = agent(tools=[weather])
+    result = agents.Runner.run_streamed(one, WEATHER, max_turns=MAX_TURNS, run_config=QUIET)
+    text = ""
+    async for event in result.stream_events():
+        if event.type == "raw_response_event" and isinstance(event.data, ResponseTextDeltaEvent):
+            text += event.data.delta
+    assert asked == ["Paris"]
+    assert text.endswith(result.final_output)
+    assert "sunny" in result.final_output
 
 
-def test_structured_output(service: Service, api: Api) -> None:
-    async def body(agent: NewAgent) -> None:
-        result = await agents.Runner.run(agent(output_type=Person), PERSON, run_config=QUIET)
-        assert isinstance(result.final_output, Person)
-
-    run(service, api, body)
+async def test_structured_output(agent: NewAgent) -> None:
+    result = await agents.Runner.run(agent(output_type=Person), PERSON, run_config=QUIET)
+    assert isinstance(result.final_output, Person)
 
 
-def test_structured_output_with_a_tool(
-    service: Service, api: Api, weather: agents.FunctionTool, asked: list[str]
+async def test_structured_output_with_a_tool(
+    agent: NewAgent, weather: agents.FunctionTool, asked: list[str]
 ) -> None:
-    async def body(agent: NewAgent) -> None:
-        one = agent(tools=[weather], output_type=Person)
-        # The demo model may ask again and again: it has not learnt to answer with a schema here.
-        with contextlib.suppress(agents.MaxTurnsExceeded):
-            await agents.Runner.run(one, WEATHER, max_turns=MAX_TURNS, run_config=QUIET)
-        assert asked
-        assert asked[0] == "Paris"
-
-    run(service, api, body)
+    one = agent(tools=[weather], output_type=Person)
+    # The demo model may ask again and again: it has not learnt to answer with a schema here.
+    with contextlib.suppress(agents.MaxTurnsExceeded):
+        await agents.Runner.run(one, WEATHER, max_turns=MAX_TURNS, run_config=QUIET)
+    assert asked
+    assert asked[0] == "Paris"
 
 
-def test_turns(service: Service, api: Api, weather: agents.FunctionTool, asked: list[str]) -> None:
-    async def body(agent: NewAgent) -> None:
-        one = agent(tools=[weather])
-        first = await agents.Runner.run(one, WEATHER, max_turns=MAX_TURNS, run_config=QUIET)
-        conversation: Any = [*first.to_input_list(), {"role": "user", "content": WEATHER}]
-        second = await agents.Runner.run(one, conversation, max_turns=MAX_TURNS, run_config=QUIET)
-        assert second.final_output
-        assert asked[0] == "Paris"
-
-    run(service, api, body)
+async def test_turns(agent: NewAgent, weather: agents.FunctionTool, asked: list[str]) -> None:
+    one = agent(tools=[weather])
+    first = await agents.Runner.run(one, WEATHER, max_turns=MAX_TURNS, run_config=QUIET)
+    conversation: Any = [*first.to_input_list(), {"role": "user", "content": WEATHER}]
+    second = await agents.Runner.run(one, conversation, max_turns=MAX_TURNS, run_config=QUIET)
+    assert second.final_output
+    assert asked[0] == "Paris"
 
 
-def test_forced_handoff(service: Service, api: Api) -> None:
-    async def body(agent: NewAgent) -> None:
-        adder = agent(handoff_description="Adds numbers").clone(name="adder")
-        forced = agents.ModelSettings(temperature=0, tool_choice="transfer_to_adder")
-        first = agent(handoffs=[adder], model_settings=forced)
-        result = await agents.Runner.run(first, SUM, max_turns=MAX_TURNS, run_config=QUIET)
-        assert result.last_agent.name == "adder"
-        assert result.final_output
-
-    run(service, api, body)
+async def test_forced_handoff(agent: NewAgent) -> None:
+    adder = agent(handoff_description="Adds numbers").clone(name="adder")
+    forced = agents.ModelSettings(temperature=0, tool_choice="transfer_to_adder")
+    first = agent(handoffs=[adder], model_settings=forced)
+    result = await agents.Runner.run(first, SUM, max_turns=MAX_TURNS, run_config=QUIET)
+    assert result.last_agent.name == "adder"
+    assert result.final_output

@@ -73,24 +73,22 @@ def text_of_stream(content: str) -> str:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("api", REQUESTS)
-def test_forty_of_forty(service: Service, api: str, stream: bool) -> None:
+async def test_forty_of_forty(service: Service, api: str, stream: bool) -> None:
     path, body = REQUESTS[api]
+    turns = asyncio.Semaphore(AT_A_TIME)
+    async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
 
-    async def answers() -> list[str]:
-        turns = asyncio.Semaphore(AT_A_TIME)
-        async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
+        async def one() -> str:
+            async with turns:
+                answer = await client.post(
+                    path, json=body | {"model": MODEL, "temperature": 1, "stream": stream}
+                )
+            assert answer.status_code == 200, answer.text
+            return text_of_stream(answer.text) if stream else text_of_body(answer.json())
 
-            async def one() -> str:
-                async with turns:
-                    answer = await client.post(
-                        path, json=body | {"model": MODEL, "temperature": 1, "stream": stream}
-                    )
-                assert answer.status_code == 200, answer.text
-                return text_of_stream(answer.text) if stream else text_of_body(answer.json())
-
-            return await asyncio.gather(*(one() for _ in range(NUM_ANSWERS)))
-
-    for text in asyncio.run(answers()):
+        answers = await asyncio.gather(*(one() for _ in range(NUM_ANSWERS)))
+    assert len(answers) == NUM_ANSWERS
+    for text in answers:
         value = json.loads(text)
         assert set(value) == {"name", "age"}
         assert isinstance(value["name"], str)

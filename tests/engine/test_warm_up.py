@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 from typing import Any
 
@@ -12,7 +11,7 @@ from serve_app.config import AppConfig
 from serve_app.demo import CACHE, MODEL_NAME, SPECULATOR_NAME
 from serve_app.demo.unfolding import unfold
 from serve_app.engine_arguments import engine_arguments
-from serve_app.warm_up.rounds import plan
+from serve_app.warm_up.rounds import Round, plan
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -36,29 +35,29 @@ def config(num_gpus: int) -> AppConfig:
     )
 
 
-def test_vllm_takes_every_request_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+async def run(rounds: list[Round]) -> tuple[list[str], list[dict[str, Any]], int]:
+    """Returns what was refused, the workers' reports of their graphs, and how many requests were left."""
+    from serve_app.vllm_adapter import TokenEngine
+    from serve_app.vllm_adapter.warming import warm_up
+
+    arguments = engine_arguments(config(num_gpus=0), str(CACHE / MODEL_NAME), str(CACHE / SPECULATOR_NAME))
+    engine = TokenEngine(arguments)
+    try:
+        reports = await engine.llm.collective_rpc("report_graphs")
+        refused = await warm_up(engine.llm, rounds)
+        return refused, reports, engine.num_unfinished_requests
+    finally:
+        engine.shutdown()
+
+
+async def test_vllm_takes_every_request_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     unfold(CACHE)
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rounds = plan(config(num_gpus=1))
     assert len(rounds) > 60
 
-    async def run() -> tuple[list[str], list[dict[str, Any]], int]:
-        from serve_app.vllm_adapter import TokenEngine
-        from serve_app.vllm_adapter.warming import warm_up
-
-        arguments = engine_arguments(
-            config(num_gpus=0), str(CACHE / MODEL_NAME), str(CACHE / SPECULATOR_NAME)
-        )
-        engine = TokenEngine(arguments)
-        try:
-            reports = await engine.llm.collective_rpc("report_graphs")
-            refused = await warm_up(engine.llm, rounds)
-            return refused, reports, engine.num_unfinished_requests
-        finally:
-            engine.shutdown()
-
-    refused, [report], num_left = asyncio.run(run())
+    refused, [report], num_left = await run(rounds)
     gc.collect()  # ZeroMQ warns of its context, here and not at the end of all tests
     assert refused == []
     assert num_left == 0

@@ -87,8 +87,8 @@ async def run(checkpoints: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         engine.shutdown()
 
 
-def test_a_full_batch_runs_in_a_full_graph(checkpoints: Path) -> None:
-    report, runs = asyncio.run(run(checkpoints))
+async def test_a_full_batch_runs_in_a_full_graph(checkpoints: Path) -> None:
+    report, runs = await run(checkpoints)
     assert set(report["batches"]) == {"FULL"}
     assert set(report["drafts"]) == {"FULL"}
     tokens = 1 + NUM_DRAFT_TOKENS

@@ -29,11 +29,7 @@ from tests.unit.bench.services import (
 )
 
 
-def ask(url: str, count: int = 1, *, timeout_s: float = 10.0, stream: bool = True) -> list[RequestRecord]:
-    return asyncio.run(asking(url, count, timeout_s=timeout_s, stream=stream))
-
-
-async def asking(
+async def ask(
     url: str, count: int = 1, *, timeout_s: float = 10.0, stream: bool = True
 ) -> list[RequestRecord]:
     """Requests one after another, over kept connections where they allow it."""
@@ -51,9 +47,9 @@ async def asking(
     return [events.read(raw) for raw in traffic.spool.read()]
 
 
-def ask_one(answer: Answer, *, timeout_s: float = 10.0) -> RequestRecord:
+async def ask_one(answer: Answer, *, timeout_s: float = 10.0) -> RequestRecord:
     with serving(answer) as service:
-        (record,) = ask(service.url, timeout_s=timeout_s)
+        (record,) = await ask(service.url, timeout_s=timeout_s)
     return record
 
 
@@ -61,48 +57,48 @@ def is_good(record: RequestRecord) -> bool:
     return record.error is None and int(record.num_chars.sum()) == 8 and record.num_tokens == 5
 
 
-def test_a_stream_in_its_own_pieces() -> None:
+async def test_a_stream_in_its_own_pieces() -> None:
     def answer(_: Request) -> list[bytes | Act]:
         return [part for piece in whole(*STREAM) for part in (piece, Act.PAUSE)]
 
-    record = ask_one(answer)
+    record = await ask_one(answer)
     assert is_good(record)
     assert record.start_ns <= record.sent_ns < record.arrivals_ns[0] <= record.end_ns
     assert record.status == 200
 
 
-def test_a_stream_byte_by_byte() -> None:
-    assert is_good(ask_one(lambda _: [bytes([byte]) for byte in b"".join(whole(*STREAM))]))
+async def test_a_stream_byte_by_byte() -> None:
+    assert is_good(await ask_one(lambda _: [bytes([byte]) for byte in b"".join(whole(*STREAM))]))
 
 
-def test_a_stream_in_one_piece() -> None:
-    record = ask_one(lambda _: [b"".join(whole(*STREAM))])
+async def test_a_stream_in_one_piece() -> None:
+    record = await ask_one(lambda _: [b"".join(whole(*STREAM))])
     assert is_good(record)
     assert record.num_events.tolist() == [3]
 
 
-def test_events_that_chunks_and_pieces_cut() -> None:
+async def test_events_that_chunks_and_pieces_cut() -> None:
     content = b"".join(STREAM)
     parts = [content[begin : begin + 17] for begin in range(0, len(content), 17)]
     stream = b"".join(whole(*parts))
     pieces = [stream[begin : begin + 23] for begin in range(0, len(stream), 23)]
     parts_and_pauses: list[bytes | Act] = [part for piece in pieces for part in (piece, Act.PAUSE)]
-    assert is_good(ask_one(lambda _: parts_and_pauses))
+    assert is_good(await ask_one(lambda _: parts_and_pauses))
 
 
-def test_a_stream_with_trailers_and_an_interim_answer() -> None:
+async def test_a_stream_with_trailers_and_an_interim_answer() -> None:
     early = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
     stream: list[bytes | Act] = [early, Act.PAUSE, HEAD, *chunked(*STREAM), b"0\r\nx-time: 3\r\n\r\n"]
-    assert is_good(ask_one(lambda _: stream))
+    assert is_good(await ask_one(lambda _: stream))
 
 
-def test_a_body_that_the_end_of_the_connection_ends() -> None:
+async def test_a_body_that_the_end_of_the_connection_ends() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
-    assert is_good(ask_one(lambda _: [head, *STREAM, Act.CLOSE]))
-    assert ask_one(lambda _: [head, *STREAM[:3], Act.CLOSE]).error == "truncated"
+    assert is_good(await ask_one(lambda _: [head, *STREAM, Act.CLOSE]))
+    assert (await ask_one(lambda _: [head, *STREAM[:3], Act.CLOSE])).error == "truncated"
 
 
-def test_a_connection_is_used_again_and_replaced_when_it_must_be() -> None:
+async def test_a_connection_is_used_again_and_replaced_when_it_must_be() -> None:
     ports: set[str] = set()
 
     def answer(request: Request) -> list[bytes | Act]:
@@ -111,17 +107,17 @@ def test_a_connection_is_used_again_and_replaced_when_it_must_be() -> None:
         return [closing, *chunked(*STREAM), END, Act.CLOSE] if len(ports) == 2 else [*whole(*STREAM)]
 
     with serving(answer) as service:
-        records = ask(service.url, 4)
+        records = await ask(service.url, 4)
     assert all(map(is_good, records))
     assert [request.headers["x-request-id"] for request in service.requests] == [
         f"bench-1-{number}" for number in range(4)
     ]
 
 
-def test_the_service_sees_what_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_service_sees_what_it_should(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with serving(lambda _: whole(*STREAM)) as service:
-        ask(service.url + "/v1")
+        await ask(service.url + "/v1")
     (request,) = service.requests
     assert request.path == "/v1/chat/completions"
     assert request.headers["authorization"] == "Bearer secret"
@@ -160,24 +156,24 @@ def test_the_service_sees_what_it_should(monkeypatch: pytest.MonkeyPatch) -> Non
         pytest.param(document(502, b"<h1>"), "HTTP 502", id="refused by a proxy"),
     ],
 )
-def test_failures_have_names(parts: list[bytes | Act], error: str) -> None:
-    record = ask_one(lambda _: parts, timeout_s=0.2 if error == "timeout" else 10.0)
+async def test_failures_have_names(parts: list[bytes | Act], error: str) -> None:
+    record = await ask_one(lambda _: parts, timeout_s=0.2 if error == "timeout" else 10.0)
     assert record.error == error
     assert record.end_ns >= record.sent_ns > 0
 
 
-def test_after_a_failure_the_next_request_succeeds() -> None:
+async def test_after_a_failure_the_next_request_succeeds() -> None:
     def answer(request: Request) -> list[bytes | Act]:
         first = request.headers["x-request-id"].endswith("-0")
         return [HEAD, Act.RESET] if first else [*whole(*STREAM)]
 
     with serving(answer) as service:
-        failed, good = ask(service.url, 2)
+        failed, good = await ask(service.url, 2)
     assert failed.error == "reset"
     assert is_good(good)
 
 
-def test_chunks_of_a_slow_stream_are_told_apart() -> None:
+async def test_chunks_of_a_slow_stream_are_told_apart() -> None:
     closed = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -190,29 +186,25 @@ def test_chunks_of_a_slow_stream_are_told_apart() -> None:
         await writer.wait_closed()
         closed.set()
 
-    async def run() -> list[RequestRecord]:
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-            records = await asking(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-            await closed.wait()
-            return records
-
-    (record,) = asyncio.run(run())
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        (record,) = await ask(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        await closed.wait()
     assert is_good(record)
     assert record.num_events.tolist() == [1, 1, 1]
     assert (record.gaps_s > 0).all()
 
 
-def test_nothing_listens() -> None:
+async def test_nothing_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    (record,) = ask(url)
+    (record,) = await ask(url)
     assert (record.error, record.status) == ("refused", 0)
 
 
-def test_an_answer_in_one_piece() -> None:
+async def test_an_answer_in_one_piece() -> None:
     body = {"id": "x", "choices": [{"message": {"content": "a"}}], "usage": {"completion_tokens": 2}}
     with serving(lambda _: document(200, body)) as service:
-        (record,) = ask(service.url, stream=False)
+        (record,) = await ask(service.url, stream=False)
     assert record.error is None
     assert (record.num_tokens, record.ttft_s) == (2, None)
     assert "stream_options" not in service.requests[0].body
