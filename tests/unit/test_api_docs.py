@@ -52,7 +52,8 @@ def test_each_row_of_the_differences_has_a_reason_and_a_test(row: list[str]) -> 
     assert all(row)
     path, _, name = row[4].strip("`").partition("::")
     module = ast.parse((ROOT / path).read_text())
-    assert name in {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
+    functions = [node for node in module.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert name in {function.name for function in functions}
 
 
 @pytest.mark.parametrize("row", rows("Errors"), ids=lambda row: row[0])

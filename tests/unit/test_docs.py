@@ -1,18 +1,23 @@
 """The documents say what the code does: paths, commands, the config reference, the list of modules.
 
-`python tests/unit/test_docs.py` writes the generated parts of the README anew.
+`python tests/unit/test_docs.py` writes the generated parts of docs/configuration.md anew.
 """
 
 import ast
+import importlib
 import importlib.util
 import json
 import re
+import runpy
 import shlex
 import types
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from xml.etree import ElementTree
 
+import msgspec
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -20,6 +25,7 @@ from pydantic.fields import FieldInfo
 
 from serve_app import errors
 from serve_app.api import openapi
+from serve_app.api.chat.body import ChatAnswer
 from serve_app.api.efforts import EFFORTS
 from serve_app.client import __main__ as client
 from serve_app.config import AppConfig, read_config
@@ -30,10 +36,15 @@ from serve_app.plan.text import render
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
-DOCUMENTS = [README, *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGURATION = ROOT / "docs" / "configuration.md"
+API = ROOT / "docs" / "api.md"
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+README_LINES = 150
+SVG = "{http://www.w3.org/2000/svg}"
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 PATH = re.compile(r"(?<![\w./-])(?:configs|docs|requirements|scripts|serve_app|tests)/[\w./-]*\w")
 MODULE = re.compile(r"-m (serve_app[\w.]*)")
 SETTING = re.compile(r"(?<!\w)SERVE_\w+")
@@ -41,7 +52,7 @@ PLAN_CONFIG = "configs/prod.yaml"
 PLAN_SECTIONS = (PLAN_CONFIG, "CUDA-graph sizes", "Memory of")
 
 
-# --- generated parts of the README ---------------------------------------------------------------------
+# --- generated parts -----------------------------------------------------------------------------------
 
 
 def fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -128,18 +139,18 @@ def plan() -> str:
 
 
 def written_anew(text: str) -> str:
-    """The README with its generated parts replaced."""
+    """docs/configuration.md with its generated parts replaced."""
     for name, content in (("reference", reference()), ("plan", plan())):
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
-        assert after, f"README.md has no part between {begin} and {end}"
+        assert after, f"docs/configuration.md has no part between {begin} and {end}"
         text = f"{before}{begin}\n\n{content}\n\n{end}{after}"
     return text
 
 
 def test_config_reference_and_plan_are_those_of_the_code() -> None:
-    text = README.read_text()
+    text = CONFIGURATION.read_text()
     assert text == written_anew(text), "run: python tests/unit/test_docs.py"
 
 
@@ -175,10 +186,41 @@ def blocks(language: str) -> list[str]:
 def test_links_and_paths_lead_somewhere(document: Path) -> None:
     text = document.read_text()
     links = [link for link in LINK.findall(text) if "://" not in link]
-    missing = [link for link in links if not (document.parent / link).exists()]
+    missing = [link for link in links if not leads_somewhere(document, link)]
     missing += [path for path in PATH.findall(text) if not (ROOT / path).exists()]
     assert not missing
     assert links
+
+
+def leads_somewhere(document: Path, link: str) -> bool:
+    file, _, heading = link.partition("#")
+    target = document.parent / file if file else document
+    return target.exists() and (not heading or heading in anchors(target))
+
+
+def anchors(document: Path) -> list[str]:
+    """What GitHub makes of the headings: lower case, words joined with hyphens, nothing else."""
+    headings = HEADING.findall(BLOCK.sub("", document.read_text()))
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    text = README.read_text()
+    assert len(text.splitlines()) <= README_LINES
+    linked = {link.partition("#")[0] for link in LINK.findall(text)}
+    pages = {str(document.relative_to(ROOT)) for document in DOCUMENTS} - {"README.md"}
+    assert pages <= linked
+
+
+def test_no_row_of_a_table_stands_twice() -> None:
+    """A figure, port or key that two pages have is wrong on one of them after the next change."""
+    found: dict[str, str] = {}
+    for document in DOCUMENTS:
+        lines = document.read_text().splitlines()
+        for before, line in pairwise(lines):
+            if line.startswith("| ") and before.startswith("| ") and not line.startswith("| ---"):
+                assert line not in found, f"{line} is in {found[line]} and {document.name}"
+                found[line] = document.name
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -187,10 +229,50 @@ def test_no_place_waits_for_a_figure(document: Path) -> None:
 
 
 def test_pictures_are_text_that_parses() -> None:
-    from xml.etree import ElementTree
-
     for picture in (ROOT / "docs").glob("*.svg"):
         assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+
+
+@pytest.mark.parametrize(
+    ("picture", "module"),
+    [
+        ("serving_cpu", "benchmarks.serving.picture"),
+        ("serving_gpu", "benchmarks.serving.gpu_picture"),
+        ("bare_node", "benchmarks.bare_node_picture"),
+    ],
+)
+def test_pictures_are_drawn_from_the_results(picture: str, module: str) -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / f"{picture}.json").read_text())
+    drawn = importlib.import_module(module).draw(results)
+    assert (ROOT / "docs" / f"{picture}.svg").read_text() == drawn, f"draw it anew with {module}"
+
+
+def test_the_picture_of_the_architecture_is_what_its_script_draws() -> None:
+    drawn = runpy.run_path(str(ROOT / "docs" / "draw_architecture.py"))["draw"]()
+    assert ARCHITECTURE.with_suffix(".svg").read_text() == drawn
+
+
+# Ray warns when it is imported.
+@pytest.mark.filterwarnings("ignore")
+def test_the_picture_has_the_deployments_that_are_built() -> None:
+    from ray.serve import Application
+
+    from serve_app.app import build
+
+    bound = build(read_config(ROOT / PLAN_CONFIG))._bound_deployment
+    # Each deployment is given the handles of those that it calls.
+    names: set[str] = set()
+    found = [bound]
+    while found:
+        deployment = found.pop()
+        names.add(deployment.name)
+        found += [one._bound_deployment for one in deployment.init_args if isinstance(one, Application)]
+    picture = ElementTree.parse(ARCHITECTURE.with_suffix(".svg"))
+    boxes = {box.get("data-deployment"): box for box in picture.iter(f"{SVG}g")}
+    boxes.pop(None, None)
+    assert set(boxes) == names == {"Ingress", "Gate", "Engine"}
+    for name, box in boxes.items():
+        assert name in [text.text for text in box.iter(f"{SVG}text")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -244,9 +326,9 @@ def test_settings_of_the_scripts_are_theirs() -> None:
 # --- the API -------------------------------------------------------------------------------------------
 
 
-def table(heading: str) -> list[list[str]]:
-    """The cells of a table of the README, by the first words of its head."""
-    _, _, rest = README.read_text().partition(f"| {heading} |")
+def table(document: Path, heading: str) -> list[list[str]]:
+    """The cells of a table, by the first words of its head."""
+    _, _, rest = document.read_text().partition(f"| {heading} |")
     lines = rest.partition("\n\n")[0].splitlines()[2:]
     assert lines, heading
     return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
@@ -254,15 +336,15 @@ def table(heading: str) -> list[list[str]]:
 
 def test_endpoints_are_those_of_the_code() -> None:
     """All of the OpenAPI document but those that are there to say that nothing is stored."""
-    named = {found for row in table("endpoint") for found in re.findall(r"`([A-Z]+ \S+)`", row[0])}
+    named = {found for row in table(README, "endpoint") for found in re.findall(r"`([A-Z]+ \S+)`", row[0])}
     described = {f"{one.method.upper()} {one.path}" for one in openapi.OPERATIONS if one.answer is not None}
     assert named == described | {"GET /docs", "GET /openapi.json"}
 
 
 def test_statuses_are_those_of_the_errors() -> None:
-    """Beside these, HTTP's own for a path without a method. 408 is no status of a response: see the text."""
-    raised = {int(error.status) for error in subclasses(errors.ServiceError)} - {408}
-    assert {int(row[0]) for row in table("status")} == raised | {405, 500}
+    """Beside these, HTTP's own for a path without a method."""
+    raised = {int(error.status) for error in subclasses(errors.ServiceError)}
+    assert {int(row[0]) for row in table(API, "status")} == raised | {405, 500}
 
 
 def subclasses(kind: type[errors.ServiceError]) -> Iterator[type[errors.ServiceError]]:
@@ -272,9 +354,14 @@ def subclasses(kind: type[errors.ServiceError]) -> Iterator[type[errors.ServiceE
 
 
 def test_efforts_are_those_of_the_code() -> None:
-    [text] = re.findall(r"- \*\*Reasoning\*\*: (.*?)\n- ", README.read_text(), re.DOTALL)
-    quoted = {word for word in re.findall(r"`([a-z]+)`", text) if word != "include"}
-    assert quoted == set(EFFORTS)
+    [text] = re.findall(r"\*\*Reasoning effort\*\* (.*?)\n\n", API.read_text(), re.DOTALL)
+    assert set(re.findall(r"`([a-z]+)`", text)) == set(EFFORTS)
+
+
+def test_the_quoted_answer_is_one() -> None:
+    [quoted] = re.findall(r"<!-- answer.json -->\n\n```json\n(.*?)```", README.read_text(), re.DOTALL)
+    answer = msgspec.json.decode(quoted, type=ChatAnswer)
+    assert msgspec.json.decode(msgspec.json.encode(answer)) == json.loads(quoted)
 
 
 # --- modules -------------------------------------------------------------------------------------------
@@ -288,4 +375,4 @@ def test_architecture_has_one_line_for_each_module() -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(written_anew(README.read_text()))
+    CONFIGURATION.write_text(written_anew(CONFIGURATION.read_text()))

@@ -141,7 +141,7 @@ def test_the_ingress_that_pages_may_use_is_one() -> None:
 
 
 def test_the_time_between_comments_is_the_default() -> None:
-    assert re.findall(r"keep_alive_s` \((\d+) s\)", TEXT) == [f"{IngressConfig().keep_alive_s:g}"]
+    assert re.findall(r"keep_alive_s`\s\((\d+) s\)", TEXT) == [f"{IngressConfig().keep_alive_s:g}"]
 
 
 def test_the_command_for_a_sealing_key_makes_one(tmp_path: Path) -> None:
