@@ -1,4 +1,8 @@
-"""Which engine replicas are ready, as known in this process. Written by its router, read by API and gate."""
+"""Which engine replicas are ready, as known in this process: a registry between Serve's router and its readers.
+
+Serve makes the router, so neither can be an argument of the other. The router enters here with `register`, and
+says `changed` and `died`; `/health` reads `ready_replicas`, and the ingress's gate client and the gate `watch`.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from ray.serve._private.request_router.common import PendingRequest
@@ -10,15 +11,18 @@ from ray.serve._private.request_router.request_router import RequestRouter
 from ray.serve._private.utils import generate_request_id
 
 # By module, not by name: Serve pickles the router's class by value, together with the globals it uses, and
-# the registries must be the process's own.
+# the registry must be the process's own.
 from serve_app import readiness
-from serve_app.admission import slot_grants
+from serve_app.engine_calls import MissingGrantError, grant_of
+
+logger = logging.getLogger("ray.serve")
 
 
 class EngineRouter(RequestRouter):
-    """Sends each request where the gate says, when the gate says.
+    """Sends each call where the gate says, when the gate says: its argument, an `EngineCall`, has the grant.
 
-    While it waits for that it counts as queued with Serve, whose autoscaler so sees the whole queue.
+    A call that brings a sequence and no grant fails; one without arguments goes to any replica. While a call
+    waits for its grant it counts as queued with Serve, whose autoscaler so sees the whole queue.
     Serve tells the router at once of replicas that come and go, and takes a replica out when a call finds it
     dead; so readiness needs no question to the controller.
     """
@@ -44,8 +48,14 @@ class EngineRouter(RequestRouter):
             # All calls of an HTTP request (n > 1) have its id, and the router knows those that wait by it: of
             # several it would route one.
             pending_request.metadata.internal_request_id = generate_request_id()
-        # Serve counts a request as queued around this. One that is refused is cancelled by its caller.
-        if grant := slot_grants.find(pending_request.args):
+        try:
+            grant = grant_of(pending_request.args, pending_request.kwargs)
+        except MissingGrantError:
+            # The caller hears of it too, if it waits for its answer.
+            logger.exception("a call of %s was refused", pending_request.metadata.call_method)
+            raise
+        if grant:
+            # Serve counts a request as queued around this. One that is refused is cancelled by its caller.
             await grant.granted()
         return await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
 
@@ -56,7 +66,7 @@ class EngineRouter(RequestRouter):
         if pending_request is None:
             return [candidate_replicas]
         pending_request.routing_context.should_backoff = True
-        grant = slot_grants.find(pending_request.args)
+        grant = grant_of(pending_request.args, pending_request.kwargs)
         chosen = grant.replica if grant else None
         first = [r for r in candidate_replicas if r.replica_id.unique_id == chosen]
         return [first, [r for r in candidate_replicas if r not in first]]

@@ -10,10 +10,10 @@ from ray.serve import Application, Deployment
 
 import serve_app.ingress
 from benchmarks.serving.stub import StreamingEngine
-from serve_app.admission import slot_grants
 from serve_app.admission.slot_grants import SlotGrant
 from serve_app.config import AppConfig
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
+from serve_app.engine_calls import EngineCall
 from serve_app.gate import Gate
 from serve_app.ingress import Ingress
 from serve_app.timed.answers import encode
@@ -34,7 +34,7 @@ class HandleEngine(StreamingEngine):
 class Arrivals:
     """In place of a `FrameReceiver`: what the streams of this process have brought."""
 
-    def __init__(self, _host: str) -> None:
+    def __init__(self) -> None:
         self.address = CurveAddress("", b"")
         self._frames: list[tuple[FrameHeader, Parts]] = []
         self._is_there = asyncio.Event()
@@ -55,33 +55,38 @@ class Arrivals:
         """Nothing is open."""
 
 
+class StreamCalls:
+    """In place of `EngineCalls`: reads one stream for each sequence."""
+
+    def __init__(self, stream: Any, arrivals: Arrivals) -> None:
+        self._stream, self._arrivals = stream, arrivals
+
+    async def run(self, request: GenerateRequest, _received: ReceivedTokens, grant: SlotGrant) -> int:
+        """Returns the number of tokens, when the stream has ended."""
+        num_tokens = 0
+        responses = self._stream.remote(EngineCall(request, grant))
+        try:
+            await grant.granted()
+            async for position, num_new, part in responses:
+                self._arrivals.put(request.sequence, position, part)
+                num_tokens += num_new
+            return num_tokens
+        finally:
+            responses.cancel()
+            grant.release(num_tokens)
+
+
 class HandleIngress(Ingress):
     """An ingress that reads one stream for each request."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
         self, config: AppConfig, engine: Any, gate: Any
     ) -> None:
-        def make(host: str) -> Arrivals:
-            self._arrivals = Arrivals(host)
-            return self._arrivals
-
-        vars(serve_app.ingress)["FrameReceiver"] = make
-        self._stream = engine.options(stream=True).generate_stream
+        arrivals = Arrivals()
+        stream = engine.options(stream=True).generate_stream
+        vars(serve_app.ingress)["FrameReceiver"] = lambda _host: arrivals
+        vars(serve_app.ingress)["EngineCalls"] = lambda *_: StreamCalls(stream, arrivals)
         await super().__init__(config, engine, gate)
-
-    async def _generate(self, request: GenerateRequest, received: ReceivedTokens, grant: SlotGrant) -> int:
-        num_tokens = 0
-        with slot_grants.known(request.request_id, grant):
-            responses = self._stream.remote(request)
-            try:
-                await grant.granted()
-                async for position, num_new, part in responses:
-                    self._arrivals.put(request.sequence, position, part)
-                    num_tokens += num_new
-                return num_tokens
-            finally:
-                responses.cancel()
-                grant.release(num_tokens)
 
 
 def build(args: AppConfig) -> Application:

@@ -1,15 +1,12 @@
-"""Which engine replica a sequence goes to, and when: said by the gate, read by the router."""
+"""A sequence's slot in an engine replica: granted at once, or awaited. The router reads it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Protocol
 
 from serve_app.errors import ServiceError
-from serve_app.transport.requests import GenerateRequest
 
 
 class Owner(Protocol):
@@ -20,7 +17,7 @@ class Owner(Protocol):
 
 
 class SlotGrant:
-    """A sequence's turn: known at once, or awaited."""
+    """The slot of a sequence: granted at once, awaited, or refused. Its first answer counts."""
 
     def __init__(self, owner: Owner, number: int) -> None:
         self._owner, self.number = owner, number
@@ -34,7 +31,7 @@ class SlotGrant:
         return future.result() if future.done() and not future.exception() else None
 
     async def granted(self) -> str:
-        """Returns the replica once it is this sequence's turn. Raises the `ServiceError` that refuses it."""
+        """Returns the replica once the slot is granted. Raises the `ServiceError` that refuses it."""
         if self._replica.done():
             # Most of the time. Waiting would wake the event loop by a system call.
             return self._replica.result()
@@ -53,22 +50,3 @@ class SlotGrant:
     def release(self, num_tokens: int) -> None:
         """The sequence has ended. `num_tokens` are prompt and answer, 0 if it has not been in an engine."""
         self._owner.release(self.number, num_tokens)
-
-
-_grants: dict[str, SlotGrant] = {}
-
-
-@contextlib.contextmanager
-def known(request_id: str, grant: SlotGrant) -> Iterator[None]:
-    """For this time the router finds the grant of the request."""
-    _grants[request_id] = grant
-    try:
-        yield
-    finally:
-        del _grants[request_id]
-
-
-def find(arguments: Sequence[Any]) -> SlotGrant | None:
-    """Returns the grant of the call with these arguments; None for a call that needs none."""
-    request = arguments[0] if arguments else None
-    return _grants.get(request.request_id) if isinstance(request, GenerateRequest) else None

@@ -1,14 +1,10 @@
 import asyncio
 import threading
-from typing import Any
 
 import pytest
 
-from serve_app.admission import slot_grants
 from serve_app.admission.slot_grants import SlotGrant
 from serve_app.errors import OverloadedError
-from serve_app.transport.curve import CurveAddress
-from serve_app.transport.requests import GenerateRequest
 
 TIMEOUT_S = 10.0
 
@@ -21,16 +17,6 @@ class Owner:
 
     def release(self, number: int, num_tokens: int) -> None:
         self.released.append((number, num_tokens))
-
-
-def new_request(request_id: str) -> GenerateRequest:
-    return GenerateRequest(
-        request_id=request_id,
-        prompt_token_ids=[1],
-        sampling_params=b"",
-        reply_to=CurveAddress("tcp://127.0.0.1:1", b""),
-        sequence=0,
-    )
 
 
 async def test_a_slot_that_was_granted_is_known_at_once() -> None:
@@ -105,28 +91,3 @@ def test_release_says_which_and_how_much() -> None:
     owner = Owner()
     SlotGrant(owner, 3).release(77)
     assert owner.released == [(3, 77)]
-
-
-# --- the router's side ---------------------------------------------------------------------------------
-
-
-def test_the_router_finds_the_slot_of_a_call_while_it_lasts() -> None:
-    grant, other = SlotGrant(Owner(), 0), SlotGrant(Owner(), 1)
-    with slot_grants.known("r1", grant), slot_grants.known("r2", other):
-        assert slot_grants.find((new_request("r1"),)) is grant
-        assert slot_grants.find([new_request("r2"), "more"]) is other
-        assert slot_grants.find((new_request("r3"),)) is None
-    assert slot_grants.find((new_request("r1"),)) is None
-    assert not slot_grants._grants
-
-
-def test_a_call_that_fails_leaves_no_slot_behind() -> None:
-    with pytest.raises(RuntimeError), slot_grants.known("r1", SlotGrant(Owner(), 0)):
-        raise RuntimeError
-    assert not slot_grants._grants
-
-
-@pytest.mark.parametrize("arguments", [(), [], ("r1",), (None,), ({"request_id": "r1"},)])
-def test_other_calls_need_no_slot(arguments: Any) -> None:
-    with slot_grants.known("r1", SlotGrant(Owner(), 0)):
-        assert slot_grants.find(arguments) is None
