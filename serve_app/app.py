@@ -8,6 +8,7 @@ from typing import Any
 from ray import serve
 from ray.serve import Application, Deployment
 
+from serve_app import private_names
 from serve_app.config import AppConfig, check_overrides, fast_paths
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
 from serve_app.engine import Engine
@@ -22,8 +23,10 @@ logger = logging.getLogger("ray.serve")
 def build(args: AppConfig) -> Application:
     """Returns the ingress bound to engine and gate.
 
-    Raises `ConfigError` and `HarmonyInstallationError`, both before any actor is started.
+    Raises `ConfigError`, `HarmonyInstallationError` and `PrivateNameError`, all before any actor is started.
     """
+    # Serve imports the router by its name, and what goes wrong then is said by nobody.
+    private_names.check("serve_app.routing")
     check_installation(installed_versions())
     if args.engine.engine_overrides:
         from serve_app.vllm_adapter import argument_names

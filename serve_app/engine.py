@@ -6,9 +6,11 @@ import asyncio
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from serve_app import sources
+from serve_app import private_names, sources
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
 from serve_app.harmony import vocabulary_file
@@ -19,9 +21,40 @@ from serve_app.transport.requests import GenerateRequest
 from serve_app.warm_up import rounds
 
 if TYPE_CHECKING:
+    from serve_app.config.sections import StagingConfig
+    from serve_app.staging.compile_cache import CompileCache
     from serve_app.vllm_adapter import TokenEngine
 
 logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class EngineParts:
+    """What a replica is put together from. Tests give others than `vllm_parts`."""
+
+    new_engine: Callable[[Mapping[str, Any]], TokenEngine]
+    """Starts the engine; the arguments are those of `engine_arguments`."""
+    new_cache: Callable[[StagingConfig, Mapping[str, Any], Mapping[str, Any]], CompileCache]
+    compiler_factors: Callable[[], Mapping[str, Any]]
+    freeze_gc_heap: Callable[[], None]
+    engine_dead: type[Exception]
+    """What the engine raises when its process has died."""
+
+
+def vllm_parts() -> EngineParts:
+    """Imports vLLM and returns its parts. Raises `PrivateNameError` where it lacks what is used of it."""
+    # Here and not at the top: the package's other processes need neither vLLM nor torch.
+    private_names.check("serve_app.vllm_adapter")
+    from serve_app.staging.compile_cache import CompileCache
+    from serve_app.vllm_adapter import EngineDeadError, TokenEngine, compiler_factors, freeze_gc_heap
+
+    return EngineParts(TokenEngine, CompileCache, compiler_factors, freeze_gc_heap, EngineDeadError)
+
+
+def _replica_id() -> str:
+    from ray import serve
+
+    return serve.get_replica_context().replica_id.unique_id
 
 
 class Engine:
@@ -29,34 +62,41 @@ class Engine:
 
     _engine: TokenEngine
 
-    async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self,
+        config: AppConfig,
+        *,
+        load_parts: Callable[[], EngineParts] = vllm_parts,
+        replica_id: Callable[[], str] = _replica_id,
+        leave: Callable[[int], object] = os._exit,
+    ) -> None:
         self._stall_timeout_s = config.engine.stall_timeout_s
+        self._leave = leave
         about = {"model": config.model.id, "node": socket.gethostname(), "pid": os.getpid()}
-        with Timeline(config.staging.path, _replica_id(), about) as start:
+        with Timeline(config.staging.path, replica_id(), about) as start:
             with start.phase(timeline.STAGING):
                 await self._stage(config)
             with start.phase(timeline.IMPORTS):
-                # Here and not at the top: the package's other processes need neither vLLM nor torch.
-                from serve_app.staging.compile_cache import CompileCache
-                from serve_app.vllm_adapter import TokenEngine, compiler_factors, freeze_gc_heap
+                parts = load_parts()
+                self._engine_dead = parts.engine_dead
             arguments = engine_arguments(
                 config, self._model.path, self._speculator.path if self._speculator else None
             )
             with start.phase(timeline.CACHE_RESTORE):
-                compiler = compiler_factors()
-                self._cache = CompileCache(config.staging, arguments, compiler)
+                compiler = parts.compiler_factors()
+                self._cache = parts.new_cache(config.staging, arguments, compiler)
                 await asyncio.to_thread(self._cache.restore)
                 os.environ.update(self._cache.environment(os.environ))
                 start.note(caches=self._cache.state, cache_key=self._cache.key, compiler=compiler)
             with start.phase(timeline.ENGINE):
-                self._engine = TokenEngine(arguments)
+                self._engine = parts.new_engine(arguments)
                 if config.engine.has_graphs:
                     await self._engine.check_graphs(
                         config.engine.max_concurrent_requests, config.num_draft_tokens
                     )
             with start.phase(timeline.WARM_UP):
                 await self._engine.warm_up(rounds.plan(config))
-        freeze_gc_heap()  # see the ingress
+        parts.freeze_gc_heap()  # see the ingress
         logger.info("%s", starts.read(start.path) or "ready")
         self._cache.publish()
 
@@ -78,15 +118,14 @@ class Engine:
 
     async def generate(self, request: GenerateRequest) -> int:
         """Sends the tokens of `request` to its ingress, returns their number. Cancelling the call aborts."""
-        from serve_app.vllm_adapter import EngineDeadError
-
         try:
             return await self._engine.generate(request)
-        except EngineDeadError:
+        except self._engine_dead:
             # A replica that fails at once looks idle, and would draw all requests until three health checks
             # have failed. Nothing in it can be saved, and callers learn of its death within milliseconds.
             logger.critical("the vLLM engine process has died (its log is above); this replica leaves")
-            os._exit(1)
+            self._leave(1)
+            raise
 
     async def num_unfinished_requests(self) -> int:
         """Requests that the engine is running or holds in its queue."""
@@ -94,16 +133,10 @@ class Engine:
 
     async def check_health(self) -> None:
         """Serve calls this; raising makes it replace the replica. Does not return if the engine hangs."""
-        leave_if_stalled(self._engine.watch, self._stall_timeout_s, self._engine.kill)
+        leave_if_stalled(self._engine.watch, self._stall_timeout_s, self._engine.kill, self._leave)
         await self._engine.check_health()
 
     def __del__(self) -> None:
         # Serve's way of saying that the replica has drained. The constructor may not have come this far.
         if engine := getattr(self, "_engine", None):
             engine.shutdown()
-
-
-def _replica_id() -> str:
-    from ray import serve
-
-    return serve.get_replica_context().replica_id.unique_id

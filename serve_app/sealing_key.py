@@ -7,6 +7,9 @@ import binascii
 import secrets
 from pathlib import Path
 
+from serve_app import private_names
+from serve_app.private_names import PrivateNameError
+
 NUM_BYTES = 32
 _NAMESPACE = b"serve_app"
 _NAME = b"sealing_key"
@@ -40,11 +43,11 @@ def _of_file(path: Path) -> bytes:
 
 def _of_cluster() -> bytes:
     try:
-        from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
-    except ImportError as error:
-        raise SealingKeyError(
-            f"this version of Ray has another control store ({error}): set ingress.sealing_key_file"
-        ) from None
+        private_names.check("serve_app.sealing_key")
+    except PrivateNameError as error:
+        raise SealingKeyError(f"{error}; or set ingress.sealing_key_file") from None
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
     # Does nothing where another was first.
     _internal_kv_put(_NAME, secrets.token_bytes(NUM_BYTES), overwrite=False, namespace=_NAMESPACE)
     key: bytes | None = _internal_kv_get(_NAME, namespace=_NAMESPACE)

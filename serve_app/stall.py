@@ -55,8 +55,13 @@ class TokenWatch:
         return self._silent_s
 
 
-def leave_if_stalled(watch: TokenWatch, timeout_s: float, kill: Callable[[], None]) -> None:
-    """Ends this process if no token has come for `timeout_s`, after `kill`, which ends the engine's.
+def leave_if_stalled(
+    watch: TokenWatch,
+    timeout_s: float,
+    kill: Callable[[], None],
+    leave: Callable[[int], object] = os._exit,
+) -> None:
+    """Ends this process, by `leave`, if no token has come for `timeout_s`. `kill` ends the engine's first.
 
     At once, as when an engine has died: a replica that hangs would draw requests until Serve has noticed,
     and its callers learn of its end within milliseconds.
@@ -75,4 +80,4 @@ def leave_if_stalled(watch: TokenWatch, timeout_s: float, kill: Callable[[], Non
     try:
         kill()
     finally:
-        os._exit(1)
+        leave(1)

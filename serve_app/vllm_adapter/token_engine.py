@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,20 +43,26 @@ class _Answer:
     is_given_up: bool = False
 
 
+def new_llm(arguments: Mapping[str, Any]) -> AsyncLLM:
+    """Starts vLLM's engine and returns it, with `GraphReport` mixed into its workers."""
+    given = {"worker_extension_cls": WORKER_EXTENSION} | dict(arguments)
+    # vLLM makes objects of its other sections itself.
+    if isinstance(section := given.get("structured_outputs_config"), Mapping):
+        given["structured_outputs_config"] = StructuredOutputsConfig(**section)
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**given), usage_context=UsageContext.OPENAI_API_SERVER)
+
+
 class TokenEngine:
     """An `AsyncLLM`: token ids in, step frames with engine core outputs out.
 
     Must be made inside a running event loop, which vLLM's output handler then uses. Blocks that loop until
-    the engine is up (minutes on a GPU). `arguments` are `AsyncEngineArgs` by name.
+    the engine is up (minutes on a GPU). `arguments` are `AsyncEngineArgs` by name, and `new_llm` starts vLLM.
     """
 
-    def __init__(self, arguments: Mapping[str, Any]) -> None:
-        given = {"worker_extension_cls": WORKER_EXTENSION} | dict(arguments)
-        # vLLM makes objects of its other sections itself.
-        if isinstance(section := given.get("structured_outputs_config"), Mapping):
-            given["structured_outputs_config"] = StructuredOutputsConfig(**section)
-        engine_args = AsyncEngineArgs(**given)
-        self.llm = AsyncLLM.from_engine_args(engine_args, usage_context=UsageContext.OPENAI_API_SERVER)
+    def __init__(
+        self, arguments: Mapping[str, Any], new_llm: Callable[[Mapping[str, Any]], AsyncLLM] = new_llm
+    ) -> None:
+        self.llm = new_llm(arguments)
         self.watch = TokenWatch()
         self._sender = FrameSender(wire.new_encoder(), wire.merge)
         self._by_public_id: dict[str, _Answer] = {}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any
 
+from serve_app import private_names
 from serve_app.grammars.text import with_valid_strings
 from serve_app.grammars.vocabulary import STOP_TOKENS, grammar_vocabulary
 from serve_app.harmony.tokens import CALL, Vocabulary
@@ -62,6 +63,10 @@ class IsolatedCompiler:
         """As xgrammar's."""
         return self._compile("compile_grammar", args, options)
 
+    def compile_lark(self, *args: Any, **options: Any) -> Any:
+        """As xgrammar's."""
+        return self._compile("compile_lark", args, options)
+
     def _compile(self, method: str, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
         # vLLM gives texts, except for a form of structural tags that nobody here uses.
         key = (method, repr(args), repr(sorted(options.items())))
@@ -100,8 +105,10 @@ class IsolatedCompiler:
 def install() -> None:
     """Lets vLLM's xgrammar backend compile this way, in this process (an engine core).
 
-    A tokenizer of another vocabulary than harmony's is left as it is.
+    A tokenizer of another vocabulary than harmony's is left as it is. Raises `PrivateNameError` where vLLM
+    would not use it.
     """
+    private_names.check(__name__)
     import xgrammar
 
     new_info, new_compiler = xgrammar.TokenizerInfo.from_huggingface, xgrammar.GrammarCompiler

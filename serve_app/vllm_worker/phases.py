@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from serve_app import private_names
 from serve_app.staging.timeline import CAPTURE, COMPILE, KERNELS, PROFILE, WEIGHTS, Recorder
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,14 @@ WORKER_METHODS = {
     "compile_or_warm_up_model": KERNELS,
 }
 RUNNER_METHODS = {"capture_model": CAPTURE}
+
+
+def install(path: Path) -> None:
+    """Makes the workers of this process record their phases in the file `path`, as far as vLLM lets them."""
+    if private_names.usable(__name__):
+        from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+        watch(WorkerWrapperBase, path)
 
 
 def watch(wrapper: Any, path: Path) -> None:

@@ -15,6 +15,8 @@ import logging
 from types import FunctionType
 from typing import Any
 
+from serve_app import private_names
+
 logger = logging.getLogger(__name__)
 
 # Module, kernel, and the constant that follows from the length of a step.
@@ -26,6 +28,7 @@ KERNELS = (
 
 def install() -> None:
     """Replaces the kernels in this process, which must be able to import `triton_kernels`."""
+    private_names.check(__name__)
     for module, kernel, constant in KERNELS:
         try:
             replace(importlib.import_module(module), kernel, constant)

@@ -1,5 +1,4 @@
 import logging
-import os
 from collections.abc import Callable
 
 import pytest
@@ -91,7 +90,6 @@ def test_time_that_nobody_looked_at_hardly_counts(watch: TokenWatch, clock: Cloc
 def test_a_stall_kills_and_leaves(
     watch: TokenWatch,
     pass_time: Callable[[float], float],
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     done: list[str] = []
@@ -100,15 +98,14 @@ def test_a_stall_kills_and_leaves(
         done.append(f"left with {status}")
         raise Left
 
-    monkeypatch.setattr(os, "_exit", leave)
     watch.begin()
     watch.begin()
     pass_time(58)
-    leave_if_stalled(watch, 60, lambda: done.append("killed"))
+    leave_if_stalled(watch, 60, lambda: done.append("killed"), leave)
     assert not done
     pass_time(2)
     with caplog.at_level(logging.CRITICAL), pytest.raises(Left):
-        leave_if_stalled(watch, 60, lambda: done.append("killed"))
+        leave_if_stalled(watch, 60, lambda: done.append("killed"), leave)
     assert done == ["killed", "left with 1"]
     [record] = caplog.records
     assert "no token for 60 s with 2 requests running (engine.stall_timeout_s is 60)" in record.getMessage()
@@ -117,4 +114,4 @@ def test_a_stall_kills_and_leaves(
         raise OSError("cannot be killed")
 
     with pytest.raises(Left):
-        leave_if_stalled(watch, 60, fail)
+        leave_if_stalled(watch, 60, fail, leave)

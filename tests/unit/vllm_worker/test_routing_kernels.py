@@ -79,7 +79,8 @@ def test_kernels_of_another_release_stay_and_the_log_says_what_that_costs(
     sys.modules[known].__dict__[kernel] = scale
     with caplog.at_level(logging.WARNING, routing_kernels.__name__):
         routing_kernels.install()
-    first, second = [record.getMessage() for record in caplog.records]
+    whole, first, second = [record.getMessage() for record in caplog.records]
+    assert "wait for kernels to be compiled" in whole
     assert constant in first
     assert "will wait for kernels to be compiled" in first
     assert routing_kernels.KERNELS[1][1] in second
