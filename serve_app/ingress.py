@@ -8,27 +8,24 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.serve import metrics
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.util import get_node_ip_address
 
 from serve_app import private_names, readiness, sources
-from serve_app.admission import slot_grants
 from serve_app.admission.client import MESSAGES, GateClient
 from serve_app.admission.policy import NO_ENGINE_RETRY_S
 from serve_app.admission.protocol import Reason
 from serve_app.admission.rules import Rules, admission_rules
-from serve_app.admission.slot_grants import SlotGrant
 from serve_app.config import AppConfig
-from serve_app.errors import EngineLostError, EngineUnavailableError, ServiceError
+from serve_app.engine_calls import EngineCalls
+from serve_app.errors import EngineUnavailableError, ServiceError
 from serve_app.harmony import vocabulary_file
 from serve_app.harmony.installation import check_installation, installed_versions
 from serve_app.sealing_key import sealing_key
 from serve_app.transport.curve import CurveAddress
-from serve_app.transport.frames import ReceivedTokens
-from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
 
 if TYPE_CHECKING:
@@ -48,7 +45,6 @@ class Ingress:
         self, config: AppConfig, engine: DeploymentHandle[Any], gate: DeploymentHandle[Any]
     ) -> None:
         self._deployment = engine.app_name, engine.deployment_name
-        self._call = engine.generate
         self._ask_address = gate.address
         self._can_start_engines = config.engine.min_replicas == 0
         self._gate = self._connect(admission_rules(config))
@@ -70,13 +66,14 @@ class Ingress:
         from serve_app.vllm_adapter import (
             RemoteEngine,
             SamplingParamsEncoder,
+            VLLMClientError,
             freeze_gc_heap,
             vllm_version,
         )
 
         tokens = await asyncio.to_thread(Vocabulary.load)
         self._engines = RemoteEngine(
-            self._generate,
+            EngineCalls(engine.generate, (ServiceError, VLLMClientError)).run,
             FrameReceiver(get_node_ip_address()),  # type: ignore[no-untyped-call]
             SamplingParamsEncoder.of_checkpoint(self._model.path, config.engine.max_model_len),
         )
@@ -140,35 +137,6 @@ class Ingress:
         if num_ready or self._can_start_engines:
             return num_ready
         raise EngineUnavailableError(MESSAGES[Reason.NO_ENGINE], NO_ENGINE_RETRY_S)
-
-    async def _generate(self, request: GenerateRequest, received: ReceivedTokens, grant: SlotGrant) -> int:
-        """Has an engine replica send its tokens, and returns their number. Cancelling the task cancels it."""
-        from serve_app.vllm_adapter import VLLMClientError
-
-        with slot_grants.known(request.request_id, grant):
-            # The call waits in the router for its grant: so Serve's autoscaler counts it.
-            response = cast("DeploymentResponse[int]", self._call.remote(request))
-            is_over = False
-            try:
-                await grant.granted()
-                num_tokens = await response
-                is_over = True
-                return num_tokens
-            except RayActorError as error:
-                logger.error("request %s lost its engine replica: %s", request.request_id, error)
-                raise EngineLostError(
-                    "the engine replica that was generating this answer has died; "
-                    "the request can be sent again"
-                ) from error
-            except RayTaskError as error:
-                if isinstance(error.cause, VLLMClientError | ServiceError):
-                    raise error.cause from None
-                raise
-            finally:
-                if not is_over:
-                    response.cancel()  # type: ignore[no-untyped-call]
-                has_begun = grant.replica is not None
-                grant.release(len(request.prompt_token_ids) + received.num_tokens if has_begun else 0)
 
 
 def _repair_metric() -> Callable[[str, str, int], None]:
