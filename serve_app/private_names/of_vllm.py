@@ -324,6 +324,12 @@ _OF_THE_WORKER = (
         without_it="sampled answers with a speculator are noise on CPUs",
     ),
     _REPAIRS(
+        path="vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_only",
+        parameters=("logits", "k"),
+        looked_up_by=("vllm.v1.sample.ops.topk_topp_sampler:apply_top_k_top_p_pytorch",),
+        without_it="a request with top_k and without top_p ends an engine with a speculator on a CPU",
+    ),
+    _REPAIRS(
         path="torch:Generator",
         looked_up_by=(f"{_V1_RUNNER}._update_states",),
         without_it="a seeded request with a long prompt ends an engine on a CPU",

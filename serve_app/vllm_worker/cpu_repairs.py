@@ -1,6 +1,9 @@
-"""Two repairs of vLLM on CPUs, where what its worker does for a GPU does nothing, or ends the engine."""
+"""Repairs of vLLM 0.32 on CPUs, where what its worker does for a GPU does nothing, or ends the engine."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
 
 import torch
 
@@ -8,16 +11,16 @@ from serve_app import private_names
 
 
 def install() -> None:
-    """Replaces both in this process, a worker on a CPU.
+    """Puts them into this process, a worker on a CPU.
 
-    vLLM expands temperature, top_k and top_p by a Triton kernel that its CPU build does not have. The
-    placeholder does nothing, so the values are what the memory held before: sampled answers are noise (vLLM
-    issue 55005). Greedy requests do not come here. Raises `PrivateNameError` where vLLM would not call it.
+    Raises `PrivateNameError` where vLLM would not call one of them.
     """
     private_names.check(__name__)
     from vllm.v1.sample import rejection_sampler
+    from vllm.v1.sample.ops import topk_topp_sampler
 
     rejection_sampler.expand_batch_to_tokens = expand_batch_to_tokens
+    topk_topp_sampler.apply_top_k_only = of_any_rows(topk_topp_sampler.apply_top_k_only)
     torch.Generator = Generator  # type: ignore[misc]
 
 
@@ -47,8 +50,26 @@ def expand_batch_to_tokens(
     """Returns [num_tokens]: element i of `x` once for each token of request i, with one value replaced.
 
     `x` is [batch_size] and `cu_num_tokens` [batch_size] the running total of tokens. The same as vLLM's
-    `expand_kernel`, in PyTorch.
+    `expand_kernel`, in PyTorch. What vLLM has instead of that kernel on CPUs writes anything but 64-bit
+    integers to a copy that nobody reads: temperature, top_k and top_p of sampled requests would be what the
+    memory held before, and answers noise (vLLM issue 55005).
     """
     counts = torch.diff(cu_num_tokens, prepend=cu_num_tokens.new_zeros(1))
     values = torch.where(x == replace_from, replace_to, x).to(x.dtype)
     return torch.repeat_interleave(values, counts.to(torch.int64), output_size=num_tokens)
+
+
+def of_any_rows(
+    apply_top_k: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Returns vLLM's `apply_top_k_only` for any number of rows.
+
+    With a speculator each step goes through the check of drafts, and a step of prompts alone has none. Of
+    no rows vLLM's function takes a maximum and ends the engine, for any request with `top_k` and no `top_p`.
+    """
+
+    @functools.wraps(apply_top_k)
+    def apply(logits: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return apply_top_k(logits, k) if len(logits) else logits
+
+    return apply

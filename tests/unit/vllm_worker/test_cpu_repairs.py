@@ -19,8 +19,10 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's
 def rejection_sampler(monkeypatch: pytest.MonkeyPatch) -> Any:
     """vLLM's module, as it was, after the test."""
     from vllm.v1.sample import rejection_sampler
+    from vllm.v1.sample.ops import topk_topp_sampler
 
     monkeypatch.setattr(rejection_sampler, "expand_batch_to_tokens", rejection_sampler.expand_batch_to_tokens)
+    monkeypatch.setattr(topk_topp_sampler, "apply_top_k_only", topk_topp_sampler.apply_top_k_only)
     monkeypatch.setattr(torch, "Generator", torch.Generator)
     return rejection_sampler
 
@@ -46,6 +48,21 @@ def test_vllm_uses_them(rejection_sampler: Any) -> None:
     found = rejection_sampler.apply_sampling_constraints(logits, torch.tensor([1, 3]), sampling)
     assert found[:, 0].tolist() == [0.5, 2.0, 2.0]
     assert torch.Generator is Generator
+
+
+def test_a_step_without_drafts_may_have_top_k(rejection_sampler: Any) -> None:
+    """vLLM's own function, which without the repair takes the maximum of nothing."""
+    cpu_repairs.install()
+    sampling = SimpleNamespace(
+        all_greedy=False,
+        temperature=torch.tensor([1.0]),
+        top_k=torch.tensor([2], dtype=torch.int32),
+        top_p=None,
+    )
+    constrain = rejection_sampler.apply_sampling_constraints
+    assert constrain(torch.ones(0, 4), torch.tensor([0]), sampling).shape == (0, 4)
+    found = constrain(torch.tensor([[1.0, 3.0, 2.0, 0.0]]), torch.tensor([1]), sampling)
+    assert found.tolist() == [[float("-inf"), 3.0, 2.0, float("-inf")]]
 
 
 def test_a_seeded_generator_gives_the_same_numbers_and_can_be_put_back() -> None:
