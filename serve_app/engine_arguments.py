@@ -43,7 +43,7 @@ def engine_arguments(config: AppConfig, model_path: str, speculator_path: str | 
     }
     if engine.load_format == "runai_streamer":
         # `model_path` then holds config and tokenizer; the weights never touch the node's disk.
-        arguments |= {"load_format": engine.load_format, "model_weights": config.model.source}
+        arguments |= {"load_format": engine.load_format, "model_weights": str(config.model.source)}
     if engine.kv_cache_memory_bytes is not None:
         arguments["kv_cache_memory_bytes"] = engine.kv_cache_memory_bytes
     if config.model.revision and _is_hub_name(model_path):

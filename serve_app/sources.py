@@ -1,12 +1,11 @@
-"""Where checkpoints come from: `s3:` (published by `stage publish`), `hf:` (the hub) or `file:`."""
+"""Checkpoints on this node: what a `Source` names, downloaded if need be."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from serve_app.config.source import Source, SourceKind
 from serve_app.staging import files
 from serve_app.staging.errors import StagingError
 
@@ -29,27 +28,26 @@ class Checkpoint:
     """Of an s3: source. Held by a live replica, it keeps the folder from eviction."""
 
 
-def resolve(source: str, revision: str | None, staging: StagingConfig, *, weights: bool = True) -> Checkpoint:
+def resolve(
+    source: Source, revision: str | None, staging: StagingConfig, *, weights: bool = True
+) -> Checkpoint:
     """Returns `source` as a folder on this node, downloading it if need be: minutes for large weights.
 
     `weights=False` leaves the tensors out: an ingress needs config and tokenizer only.
     Raises `SourceError` when the folder, the version or the repository cannot be had.
     """
-    kind, _, location = source.partition(":")
-    if kind == "file":
-        return Checkpoint(_local_folder(source, location))
-    if kind == "hf":
-        return Checkpoint(hub_folder(location, revision, weights=weights))
-    if kind == "s3":
-        from serve_app.staging.objects import S3Location
+    if source.kind is SourceKind.FOLDER:
+        return Checkpoint(_local_folder(source))
+    if source.kind is SourceKind.HUB:
+        return Checkpoint(hub_folder(source.location, revision or source.revision, weights=weights))
+    from serve_app.staging.objects import S3Location
 
-        keep = None if weights else lambda path: not files.is_weights(path)
-        try:
-            staged = store(staging).stage(S3Location.parse(source), digest=revision, keep=keep)
-        except StagingError as error:
-            raise SourceError(str(error)) from error
-        return Checkpoint(str(staged.path), staged)
-    raise SourceError(f"{source}: unknown kind of source; use s3://BUCKET/PREFIX, hf:ORG/NAME or file:FOLDER")
+    keep = None if weights else lambda path: not files.is_weights(path)
+    try:
+        staged = store(staging).stage(S3Location.of(source), digest=revision, keep=keep)
+    except StagingError as error:
+        raise SourceError(str(error)) from error
+    return Checkpoint(str(staged.path), staged)
 
 
 def store(staging: StagingConfig) -> Store:
@@ -88,8 +86,8 @@ def hub_folder(
         ) from error
 
 
-def _local_folder(source: str, location: str) -> str:
-    folder = Path(os.path.expandvars(location)).expanduser()
+def _local_folder(source: Source) -> str:
+    folder = source.folder
     if not (folder / "config.json").is_file():
         raise SourceError(
             f"{source}: no config.json in {folder}. The demo checkpoint is made by "

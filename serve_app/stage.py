@@ -6,10 +6,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from serve_app import cluster_starts, sources
 from serve_app.config.sections import CONCURRENCY, MIB_BYTES, RANGE_BYTES, StagingConfig
+from serve_app.config.source import Source, SourceKind
 from serve_app.harmony import vocabulary_file
 from serve_app.harmony.vocabulary_file import VocabularyError
 from serve_app.sources import SourceError
@@ -91,15 +93,17 @@ def _publish(options: argparse.Namespace) -> int:
     """Copies what serving needs of a checkpoint, or of a speculator, to a prefix in S3, the manifest last.
     Prints the version's digest. Started again after an interruption, it sends what is missing.
     """
-    kind, _, place = options.source.partition(":")
-    if kind == "hf":
-        repository, _, revision = place.partition("@")
-        folder = sources.hub_folder(repository, revision or None, extra_files=tuple(files.LEGAL))
+    try:
+        source = Source.parse(options.source)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+    revision = None
+    if source.kind is SourceKind.HUB:
+        folder = sources.hub_folder(source.location, source.revision, extra_files=tuple(files.LEGAL))
         # huggingface_hub names the folder of a snapshot by its commit.
-        source, revision = f"hf:{repository}", Path(folder).name
+        source, revision = replace(source, revision=None), Path(folder).name
     else:
-        folder = sources.resolve(options.source, None, StagingConfig()).path
-        source, revision = options.source, None
+        folder = sources.resolve(source, None, StagingConfig()).path
     try:
         vocabulary_file.from_tokenizer(Path(folder, vocabulary_file.TOKENIZER_FILE))
     except FileNotFoundError:
@@ -109,7 +113,7 @@ def _publish(options: argparse.Namespace) -> int:
     published = publish(
         Path(folder),
         options.location,
-        source=source,
+        source=str(source),
         revision=revision,
         replace=options.replace,
         show=Progress.shown,

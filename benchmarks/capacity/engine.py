@@ -35,9 +35,9 @@ async def serve(spec: dict[str, Any], results: TextIO) -> None:
         with start.phase(timeline.IMPORTS):
             from benchmarks.capacity.traffic import Traffic, run
             from serve_app.vllm_adapter import TokenEngine
-        model = config.model.source.removeprefix("file:")
+        model = str(config.model.source.folder)
         vocabulary_file.install(model)
-        speculator = config.speculator.source.removeprefix("file:") if config.speculator else None
+        speculator = str(config.speculator.source.folder) if config.speculator else None
         arguments = engine_arguments(config, model, speculator)
         if sizes := spec.get("capture_sizes"):
             arguments["compilation_config"]["cudagraph_capture_sizes"] = sizes

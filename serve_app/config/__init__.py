@@ -2,6 +2,7 @@
 
 tree.py         the tree and how a file is read
 sections.py     its parts, with defaults and descriptions
+source.py       where a checkpoint comes from: a value of its text
 errors.py       what is wrong with a config, in words
 overrides.py    which vLLM arguments may be set by hand, and how they are merged
 graph_rules.py  which settings would take away the CUDA graphs of full decode batches

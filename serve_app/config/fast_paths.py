@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from serve_app.config import AppConfig
+from serve_app.config.source import SourceKind
 
 HA_PROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 THROUGHPUT_OPTIMIZED = "RAY_SERVE_THROUGHPUT_OPTIMIZED"
@@ -83,7 +84,7 @@ def _switch_on(variable: str) -> str:
 def _of_the_start(config: AppConfig) -> Iterator[MissingFastPath]:
     # Not where the number of engines is fixed: their nodes keep what they have downloaded once.
     scales = config.engine.max_replicas > config.engine.min_replicas
-    if scales and config.model.source.startswith("hf:"):
+    if scales and config.model.source.kind is SourceKind.HUB:
         yield MissingFastPath(
             "weights from the hub",
             "each new node downloads them before its first engine starts (13.7 GiB for gpt-oss-20b, 65.9 for "

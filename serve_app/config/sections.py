@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,14 +13,18 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetPydanticSchema,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import core_schema
 
 from serve_app.config import overrides
+from serve_app.config.source import Source, SourceKind, on_this_node
 
 MIB_BYTES = 1024 * 1024
+DEFAULT_MODEL = "openai/gpt-oss-20b"
 
 # vLLM's API server takes 8,192 tokens a step on an H100, but an engine that is built without that server gets
 # 2,048 (arg_utils.get_batch_defaults, SchedulerConfig); and under 8,192 vLLM warns that speculation suffers.
@@ -34,30 +39,36 @@ CONCURRENCY = 8
 
 
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
-_S3_PREFIX = re.compile(r"s3://[\w.-]+(/[^/\s]+)+/?")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def _checked_source(source: str) -> str:
-    kind, _, location = source.partition(":")
-    allowed = (
+def _is_for_all_nodes(source: Source) -> bool:
+    if source.kind is SourceKind.FOLDER:
+        # A relative folder would mean a different place in each process. ~ and variables are left as written:
+        # each node expands them for itself, since its home need not be that of the node that read the file.
+        return source.location.startswith(("/", "~", "$"))
+    if source.kind is SourceKind.HUB:
+        return source.revision is None and bool(_REPOSITORY.fullmatch(source.location))
+    return True
+
+
+def _checked_source(value: Any, as_text: Callable[[Any], str]) -> Source:
+    text = str(value) if isinstance(value, Source) else as_text(value)
+    with suppress(ValueError):
+        source = Source.parse(text)
+        if _is_for_all_nodes(source):
+            return source
+    raise ValueError(
         "allowed are s3://BUCKET/PREFIX (published by `stage publish`), hf:ORG/NAME (Hugging Face hub) and "
         "file:FOLDER (absolute, or with ~ or $VARIABLE)"
     )
-    if kind == "s3" and _S3_PREFIX.fullmatch(source):
-        return source
-    if kind == "hf" and re.fullmatch(r"[\w.-]+/[\w.-]+", location):
-        return source
-    # A relative folder would mean a different place in each process. ~ and variables are left as written:
-    # each node expands them for itself, since its home need not be that of the node that read the file.
-    if kind == "file" and location.startswith(("/", "~", "$")):
-        return source
-    raise ValueError(allowed)
 
 
 def _checked_prefix(uri: str) -> str:
-    if not _S3_PREFIX.fullmatch(uri):
-        raise ValueError("allowed is s3://BUCKET/PREFIX")
-    return uri
+    with suppress(ValueError):
+        if Source.parse(uri).kind is SourceKind.S3:
+            return uri
+    raise ValueError("allowed is s3://BUCKET/PREFIX")
 
 
 def _checked_folder(folder: str) -> str:
@@ -66,11 +77,17 @@ def _checked_folder(folder: str) -> str:
     return folder
 
 
-def _on_this_node(folder: str) -> Path:
-    return Path(os.path.expandvars(folder)).expanduser()
-
-
-Source = Annotated[str, AfterValidator(_checked_source)]
+# Text in the file and in JSON, a value in between.
+ConfiguredSource = Annotated[
+    Source,
+    GetPydanticSchema(
+        lambda _kind, _handler: core_schema.no_info_wrap_validator_function(
+            _checked_source,
+            core_schema.str_schema(),
+            serialization=core_schema.to_string_ser_schema(when_used="always"),
+        )
+    ),
+]
 S3Prefix = Annotated[str, AfterValidator(_checked_prefix)]
 Folder = Annotated[str, AfterValidator(_checked_folder)]
 
@@ -85,10 +102,12 @@ class _Checkpoint(Section):
     @field_validator("revision", check_fields=False)
     @classmethod
     def _only_of_a_hub_repository(cls, revision: str | None, info: ValidationInfo) -> str | None:
-        source = str(info.data.get("source", ""))
-        if revision is not None and source.startswith("file:"):
+        source = info.data.get("source")
+        if revision is None or not isinstance(source, Source):
+            return revision
+        if source.kind is SourceKind.FOLDER:
             raise ValueError("a folder has no revisions; leave it out, or give an hf: or s3:// source")
-        if revision is not None and source.startswith("s3:") and not _DIGEST.fullmatch(revision):
+        if source.kind is SourceKind.S3 and not _DIGEST.fullmatch(revision):
             raise ValueError(
                 "must be the digest that `stage publish` printed, or its first 8 or more characters"
             )
@@ -98,9 +117,10 @@ class _Checkpoint(Section):
 class ModelSource(_Checkpoint):
     """The model to serve, where its files are, and the names that clients may ask for."""
 
-    id: str = Field(default="openai/gpt-oss-20b", min_length=1, description="the model's public name")
-    source: Source = Field(
-        default="", description="s3://BUCKET/PREFIX, hf:ORG/NAME or file:FOLDER; by default hf: and the id"
+    id: str = Field(default=DEFAULT_MODEL, min_length=1, description="the model's public name")
+    source: ConfiguredSource = Field(
+        default_factory=lambda: Source(SourceKind.HUB, DEFAULT_MODEL),
+        description="s3://BUCKET/PREFIX, hf:ORG/NAME or file:FOLDER; by default hf: and the id",
     )
     revision: str | None = Field(
         default=None, description="of hf: a branch, tag or commit; of s3: the digest of the version"
@@ -130,7 +150,9 @@ class ModelSource(_Checkpoint):
 class Speculator(_Checkpoint):
     """A small model that drafts tokens for the large one to check."""
 
-    source: Source = Field(description="s3://BUCKET/PREFIX, hf:ORG/NAME or file:FOLDER of the speculator")
+    source: ConfiguredSource = Field(
+        description="s3://BUCKET/PREFIX, hf:ORG/NAME or file:FOLDER of the speculator"
+    )
     revision: str | None = Field(
         default=None, description="of hf: a branch, tag or commit; of s3: the digest of the version"
     )
@@ -160,7 +182,7 @@ class TimedConfig(Section):
     @property
     def record_path(self) -> Path | None:
         """`record` on this node."""
-        return _on_this_node(self.record) if self.record else None
+        return on_this_node(self.record) if self.record else None
 
 
 class EngineConfig(Section):
@@ -407,4 +429,4 @@ class StagingConfig(Section):
     @property
     def path(self) -> Path:
         """The folder on this node."""
-        return _on_this_node(self.folder)
+        return on_this_node(self.folder)

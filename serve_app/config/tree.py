@@ -25,6 +25,7 @@ from serve_app.config.sections import (
     Speculator,
     StagingConfig,
 )
+from serve_app.config.source import SourceKind
 
 IMPORT_PATH = "serve_app.app:build"
 
@@ -106,7 +107,7 @@ class AppConfig(Section):
 
     @model_validator(mode="after")
     def _streamer_reads_from_s3(self) -> AppConfig:
-        if self.engine.load_format == "runai_streamer" and not self.model.source.startswith("s3:"):
+        if self.engine.load_format == "runai_streamer" and self.model.source.kind is not SourceKind.S3:
             raise ValueError("engine.load_format: runai_streamer: needs model.source s3://BUCKET/PREFIX")
         return self
 

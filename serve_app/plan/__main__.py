@@ -12,11 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from serve_app import deployment_options
 from serve_app.config import AppConfig, ConfigError, check_overrides, fast_paths, read_config
+from serve_app.config.source import Source, SourceKind
 from serve_app.engine_arguments import engine_arguments
 from serve_app.plan import architectures
 from serve_app.plan.architectures import Architecture, SpeculatorArchitecture
@@ -107,37 +107,29 @@ def _check_override_names(config: AppConfig, file: str) -> list[str]:
     return []
 
 
-def _location(source: str, config: AppConfig) -> str:
-    kind, _, location = source.partition(":")
-    if kind == "s3":
+def _location(source: Source, config: AppConfig) -> str:
+    if source.kind is SourceKind.S3:
         # The node fills in which version: the manifest's digest.
-        return f"{config.staging.folder}/{_name(source)}-DIGEST"
-    return str(_folder(location)) if kind == "file" else location
-
-
-def _name(location: str) -> str:
-    return location.rstrip("/").split("/")[-1]
-
-
-def _folder(location: str) -> Path:
-    return Path(os.path.expandvars(location)).expanduser()
+        return f"{config.staging.folder}/{source.name}-DIGEST"
+    return str(source.folder) if source.kind is SourceKind.FOLDER else source.location
 
 
 def _shapes(config: AppConfig) -> tuple[Architecture | None, SpeculatorArchitecture | None, list[str]]:
     notes: list[str] = []
     model: Architecture | None = None
     speculator = architectures.GPT_OSS_EAGLE3 if config.speculator else None
-    kind, _, location = config.model.source.partition(":")
+    source = config.model.source
     try:
-        if kind == "file":
-            model = architectures.from_config_json(_folder(location))
+        if source.kind is SourceKind.FOLDER:
+            model = architectures.from_config_json(source.folder)
         else:
-            model = KNOWN_MODELS.get(_name(location))
+            model = KNOWN_MODELS.get(source.name)
             if model is None:
-                notes.append(f"the shape of {location} is not known here, so its memory is not planned")
-        if config.speculator and config.speculator.source.startswith("file:"):
-            folder = _folder(config.speculator.source.removeprefix("file:"))
-            speculator = architectures.speculator_from_config_json(folder)
+                notes.append(
+                    f"the shape of {source.location} is not known here, so its memory is not planned"
+                )
+        if config.speculator and config.speculator.source.kind is SourceKind.FOLDER:
+            speculator = architectures.speculator_from_config_json(config.speculator.source.folder)
     except OSError as error:
         notes.append(f"{error.filename} is not there yet, so the memory of this model is not planned")
         model = None

@@ -46,7 +46,8 @@ class CompileCache:
         self.folder = CacheFolder(root, self.key[:KEY_CHARACTERS])
         self.state = "cold"
         """For people: where what is in the folder comes from."""
-        self._bucket = staging.compile_cache
+        caches = staging.compile_cache
+        self._location = S3Location.parse(caches).below(self.key) if caches else None
         self._may_publish = staging.publish_compile_cache
         # The newest generation in S3, which may be unusable. None as long as that is not known.
         self._newest: int | None = None
@@ -71,8 +72,8 @@ class CompileCache:
             self._in_use = self.folder.open()
             if self.folder.files():
                 self.state = "of this node"
-            if self._bucket:
-                self._restore(Generations(self._location(self._bucket)))
+            if self._location:
+                self._restore(Generations(self._location))
         except StagingError as error:
             logger.warning("compile cache: %s. Without it the engine compiles", error)
         except Exception:  # whatever disks and archives can come up with: a cold start is better than none
@@ -86,17 +87,14 @@ class CompileCache:
         To be called when the engine is warm. Returns what waits for the process, None if there is nothing
         to do.
         """
-        if not (self._bucket and self._may_publish) or self._newest is None:
+        if not (self._location and self._may_publish) or self._newest is None:
             return None
         new = len(self._new_files())
         if not new:
-            logger.info("compile cache: nothing that %s lacks", self._location(self._bucket).uri())
+            logger.info("compile cache: nothing that %s lacks", self._location.uri())
             return None
         logger.info("compile cache: publishing, for %d files that were not there before", new)
-        return cache_publisher.start(self.folder, self._location(self._bucket), self._newest + 1)
-
-    def _location(self, bucket: str) -> S3Location:
-        return S3Location.parse(f"{bucket}/{self.key}")
+        return cache_publisher.start(self.folder, self._location, self._newest + 1)
 
     def _new_files(self) -> list[str]:
         """What is here and not in the newest archive. Files that have only changed do not count."""

@@ -25,6 +25,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as CannotConnectError
 from urllib3.exceptions import HTTPError
 
+from serve_app.config.source import Source, SourceKind
 from serve_app.staging.errors import StagingError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ray.serve")
 
-SCHEME = "s3://"
 # Where the metadata of an object says what it holds.
 DIGEST_METADATA = "sha256"
 # A connection that brings nothing for this long is given up, and its range asked for again.
@@ -78,11 +78,22 @@ class S3Location:
     @classmethod
     def parse(cls, uri: str) -> S3Location:
         """Returns the location that `s3://BUCKET/PREFIX` names; raises `ValueError` for anything else."""
-        bucket, _, prefix = uri.removeprefix(SCHEME).partition("/")
-        prefix = prefix.strip("/")
-        if not uri.startswith(SCHEME) or not bucket or not prefix or "//" in prefix:
-            raise ValueError(f"{uri!r} is not s3://BUCKET/PREFIX")
+        try:
+            return cls.of(Source.parse(uri))
+        except ValueError:
+            raise ValueError(f"{uri!r} is not s3://BUCKET/PREFIX") from None
+
+    @classmethod
+    def of(cls, source: Source) -> S3Location:
+        """Returns the location of a source of this kind; raises `ValueError` for others."""
+        if source.kind is not SourceKind.S3:
+            raise ValueError(f"{source} is not s3://BUCKET/PREFIX")
+        bucket, _, prefix = source.location.rstrip("/").partition("/")
         return cls(bucket, prefix)
+
+    def below(self, path: str) -> S3Location:
+        """Returns the prefix `path` below this one."""
+        return S3Location(self.bucket, self.key(path))
 
     def key(self, path: str) -> str:
         """Returns the key of the object `path` below the prefix."""
@@ -90,7 +101,7 @@ class S3Location:
 
     def uri(self, path: str = "") -> str:
         """Returns the address, of the prefix or of an object below it, for people."""
-        return f"{SCHEME}{self.bucket}/{self.prefix}" + (f"/{path}" if path else "")
+        return f"{SourceKind.S3.value}{self.bucket}/{self.prefix}" + (f"/{path}" if path else "")
 
     @property
     def name(self) -> str:

@@ -29,6 +29,7 @@ from serve_app.api.chat.body import ChatAnswer
 from serve_app.api.efforts import EFFORTS
 from serve_app.client import __main__ as client
 from serve_app.config import AppConfig, read_config
+from serve_app.config.source import Source
 from serve_app.plan.__main__ import H100_MEMORY_GIB, make_plan
 from serve_app.plan.memory import GIB_BYTES
 from serve_app.plan.text import render
@@ -77,7 +78,7 @@ def default(field: FieldInfo) -> str:
     if isinstance(value, BaseModel):
         return "its defaults"
     # What a validator derives from another key; the description says how.
-    return "derived" if value in ("", ()) else f"`{json.dumps(value)}`"
+    return "derived" if value in ("", ()) or isinstance(value, Source) else f"`{json.dumps(value)}`"
 
 
 def allowed(field: FieldInfo) -> str:
@@ -103,6 +104,7 @@ def kinds(annotation: Any) -> list[str]:
         return ["section"]
     names: dict[Any, str] = {
         str: "text",
+        Source: "text",
         int: "whole number",
         float: "number",
         bool: "`true` or `false`",

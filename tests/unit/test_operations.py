@@ -119,7 +119,7 @@ def test_the_config_is_one() -> None:
     [application] = ServeDeploySchema.model_validate(document).applications
     assert not application.deployments
     config = AppConfig.model_validate(application.args)
-    assert config.model.source.startswith("s3://BUCKET/models/")
+    assert str(config.model.source).startswith("s3://BUCKET/models/")
     assert config.staging.compile_cache == "s3://BUCKET/compile-cache"
     engine, ingress = engine_options(config), ingress_options(config)
     assert engine["autoscaling_config"]["max_replicas"] <= cluster()["max_workers"]

@@ -16,6 +16,7 @@ from serve_app.config import (
     describe_errors,
     read_config,
 )
+from serve_app.config.source import Source
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 ENGINE: dict[str, Any] = {"max_concurrent_requests": 4}
@@ -55,7 +56,7 @@ def test_defaults() -> None:
 
 def test_source_and_names_follow_the_id() -> None:
     model = parse(model={"id": "openai/gpt-oss-120b"}).model
-    assert model.source == "hf:openai/gpt-oss-120b"
+    assert str(model.source) == "hf:openai/gpt-oss-120b"
     assert model.served_names == ("openai/gpt-oss-120b",)
 
 
@@ -86,7 +87,7 @@ def test_the_tree_is_frozen() -> None:
     ],
 )
 def test_sources(source: str) -> None:
-    assert parse(model={"source": source}).model.source == source
+    assert parse(model={"source": source}).model.source == Source.parse(source)
 
 
 @pytest.mark.parametrize(

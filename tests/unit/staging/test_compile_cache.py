@@ -254,6 +254,15 @@ def test_files_of_other_names_are_no_generations(node: Node, s3: S3) -> None:
     assert f"caches/{key}/00001.tar.gz" in objects_in(s3)
 
 
+def test_a_slash_at_the_end_of_the_prefix_changes_nothing(
+    node: Node, s3: S3, log: pytest.LogCaptureFixture
+) -> None:
+    publish(node.started(COMPILED))
+    node.replaced()
+    assert Node(node.folder, f"{node.bucket}/").started().folder.files()
+    assert not warnings(log)
+
+
 def test_generations_have_an_end(node: Node, s3: S3, log: pytest.LogCaptureFixture) -> None:
     cache = node.started(COMPILED)
     put(

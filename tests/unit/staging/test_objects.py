@@ -16,6 +16,7 @@ from botocore.exceptions import (
 )
 from urllib3.exceptions import ProtocolError, SSLError
 
+from serve_app.config.source import Source
 from serve_app.staging import objects
 from serve_app.staging.errors import StagingError
 from serve_app.staging.objects import Backoff, S3Location, explained, is_transient, new_client, retrying
@@ -43,10 +44,23 @@ def test_locations(uri: str, bucket: str, prefix: str) -> None:
     assert location.key("x/y") == f"{prefix}/x/y"
     assert location.uri("x/y") == f"s3://{bucket}/{prefix}/x/y"
     assert location.name == prefix.rsplit("/", 1)[-1]
+    assert S3Location.of(Source.parse(uri)) == location
+    assert location.below("x") == S3Location(bucket, f"{prefix}/x")
 
 
 @pytest.mark.parametrize(
-    "uri", ["", "s3://", "s3://bucket", "s3://bucket/", "s3:///a", "s3://bucket/a//b", "S3://a/b", "bucket/a"]
+    "uri",
+    [
+        "",
+        "s3://",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3:///a",
+        "s3://bucket/a//b",
+        "S3://a/b",
+        "bucket/a",
+        "hf:a/b",
+    ],
 )
 def test_what_is_no_location(uri: str) -> None:
     with pytest.raises(ValueError, match="is not s3://BUCKET/PREFIX"):
