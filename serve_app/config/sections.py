@@ -392,7 +392,7 @@ class AdmissionConfig(Section):
         default=0.1,
         ge=0,
         lt=1,
-        description="share of all engines' room that requests with `service_tier: flex` leave to others",
+        description="share of all engine slots that requests with `service_tier: flex` leave to others",
     )
     key_max_requests: int | None = Field(
         default=None, ge=1, description="requests that one API key may have open; null: no limit"
@@ -412,8 +412,8 @@ class StagingConfig(Section):
     max_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="budget of the folder: the versions used longest ago are evicted; default: until the "
-        "disk is full",
+        description="budget of the folder: the least recently used versions are evicted (LRU); default: until "
+        "the disk is full",
     )
     range_bytes: int = Field(default=RANGE_BYTES, ge=MIB_BYTES, description="size of one ranged GET")
     concurrency: int = Field(default=CONCURRENCY, ge=1, le=256, description="ranged GETs at a time")
