@@ -412,8 +412,8 @@ class StagingConfig(Section):
     max_bytes: int | None = Field(
         default=None,
         ge=1,
-        description="budget of the folder: the least recently used versions are evicted (LRU); default: until "
-        "the disk is full",
+        description="budget of the folder: the least recently used versions are evicted (LRU); default: "
+        "until the disk is full",
     )
     range_bytes: int = Field(default=RANGE_BYTES, ge=MIB_BYTES, description="size of one ranged GET")
     concurrency: int = Field(default=CONCURRENCY, ge=1, le=256, description="ranged GETs at a time")
