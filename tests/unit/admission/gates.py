@@ -6,16 +6,18 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import zmq
 import zmq.asyncio
 
+from serve_app.admission.admission_request import AdmissionRequest
 from serve_app.admission.client import GateClient
 from serve_app.admission.link import GateLink
 from serve_app.admission.policy import Addressed, Admission
-from serve_app.admission.protocol import Event, Join, Joined, Message, Ping, Unknown
+from serve_app.admission.protocol import Ask, Event, Join, Joined, Message, OpenRequest, Ping, Tier, Unknown
 from serve_app.admission.rules import Rules
 from serve_app.admission.server import GateServer
 from serve_app.transport.curve import CurveAddress
@@ -175,3 +177,24 @@ async def scripted_gate() -> AsyncIterator[ScriptedGate]:
         yield gate
     finally:
         gate.close()
+
+
+@dataclass
+class Dialogue:
+    """A scripted gate, and an ingress that has joined it. By itself the ingress knows of replica `a`."""
+
+    gate: ScriptedGate
+    client: GateClient
+    where: Where
+
+    async def ask(self, key: str = "", tier: Tier = Tier.DEFAULT, num_sequences: int = 1) -> AdmissionRequest:
+        """A request that the gate has heard of."""
+        request = self.client.ask(key, tier, num_sequences)
+        assert await self.gate.hear(Ask) == request.ask
+        return request
+
+    async def hear_join(self) -> list[OpenRequest]:
+        """What the ingress says to have open, when it joins again. The gate does not answer."""
+        join = await self.gate.hear(Join)
+        assert isinstance(join, Join)
+        return join.open
