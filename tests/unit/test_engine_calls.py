@@ -35,6 +35,7 @@ from serve_app.transport.curve import CurveAddress
 from serve_app.transport.frames import ReceivedTokens
 from serve_app.transport.requests import GenerateRequest
 from tests.unit.admission.gates import client_of
+from tests.waiting import pass_until
 
 PROMPT = [1, 2, 3]
 NUM_TOKENS = 10
@@ -123,8 +124,7 @@ class Running:
         """Until it waits for the response. Some of its tokens have come."""
         await self.begun()
         self.grant.give("a")
-        while not self.response.future._callbacks:  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await pass_until(lambda: bool(self.response.future._callbacks))
         self.received.accept(0, NUM_TOKENS)
         return self
 
@@ -320,8 +320,7 @@ async def test_a_grant_of_another_thread_is_heard() -> None:
     thread = threading.Thread(target=one.grant.give, args=("a",))
     thread.start()
     await asyncio.to_thread(thread.join)
-    while not one.response.future._callbacks:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    await pass_until(lambda: bool(one.response.future._callbacks))
     one.response.future.set_result(0)
     assert await one.task == 0
     assert one.outcome == (0, [(4, len(PROMPT))])

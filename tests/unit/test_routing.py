@@ -18,6 +18,7 @@ from serve_app.errors import OverloadedError
 from serve_app.routing import EngineRouter
 from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
+from tests.waiting import pass_until
 
 ENGINE = DeploymentID(name="Engine", app_name="app")
 # Ray warns of what is deprecated in itself.
@@ -249,8 +250,7 @@ async def test_a_call_waits_while_all_replicas_are_full(router: EngineRouter) ->
     router.update_replicas([a])
     _, request = with_grant("a")
     task = routed(router, request)
-    while a.num_asked < 5:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    await pass_until(lambda: a.num_asked >= 5)
     assert not task.done()
     a.num_ongoing = 1
     assert (await task) is a
