@@ -7,13 +7,14 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import psutil
+
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
 MODEL = "gpt-oss-demo"
@@ -44,6 +45,15 @@ class Service:
                     return argument.partition("=")[2]
         raise RuntimeError("the service has started no Ray instance")
 
+    def wait_for_engines(self, number: int) -> None:
+        """Until that many are ready."""
+        wait_until(
+            lambda: httpx.get(f"{self.url}/health").json().get("ready_engines") == number,
+            START_TIMEOUT_S,
+            lambda: self.log.read_text(errors="replace")[-3000:],
+            interval_s=0.5,
+        )
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -54,16 +64,18 @@ def free_port() -> int:
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Until `/health` says 200. Fails with the end of the log when the process ends or time runs out."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass  # nothing listens yet
-        time.sleep(0.5)
-    tail = log.read_text(errors="replace")[-6000:]
-    raise RuntimeError(f"{process.args!r} is not ready (exit status {process.poll()}); its log ends:\n{tail}")
+
+    def state() -> str:
+        end = log.read_text(errors="replace")[-6000:]
+        return f"{process.args!r} is not ready (exit status {process.poll()}); its log ends:\n{end}"
+
+    def is_ready() -> bool:
+        assert process.poll() is None, state()
+        with contextlib.suppress(httpx.TransportError):  # nothing listens yet
+            return httpx.get(f"{url}/health", timeout=5).status_code == 200
+        return False
+
+    wait_until(is_ready, START_TIMEOUT_S, state, interval_s=0.5)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -116,7 +128,8 @@ def wait_for_load(num_running: int, num_waiting: int) -> None:
     from ray import serve
 
     gate = serve.get_deployment_handle("Gate", "gpt-oss")
-    deadline = time.monotonic() + LOAD_TIMEOUT_S
-    while (load := gate.load.remote().result(timeout_s=LOAD_TIMEOUT_S)) != (num_running, num_waiting):
-        assert time.monotonic() < deadline, load
-        time.sleep(0.02)
+
+    def load() -> object:
+        return gate.load.remote().result(timeout_s=LOAD_TIMEOUT_S)
+
+    wait_until(lambda: load() == (num_running, num_waiting), LOAD_TIMEOUT_S, load, interval_s=0.02)

@@ -10,13 +10,18 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+class TimeUpError(AssertionError):
+    """What was waited for has not come in its time."""
+
+
 def wait_until(
     condition: Callable[[], T], timeout_s: float, state: Callable[[], object], *, interval_s: float = 0.1
 ) -> T:
     """Returns what `condition` returns, once that is true. Fails with `state()` when the time is up."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {state()}"
+        if time.monotonic() >= deadline:
+            raise TimeUpError(f"not within {timeout_s:g} s: {state()}")
         time.sleep(interval_s)
     return value
 

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.services import MODEL, Service
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.app
 
@@ -398,9 +399,12 @@ def test_refused(service: Service, events: list[float], name: str) -> None:
 def wait_for_event(events: list[float]) -> None:
     """Until the other client has heard from its engine once more."""
     now = time.monotonic()
-    while not events or events[-1] < now:
-        assert time.monotonic() < now + MAX_SECONDS, "the other stream stands still"
-        time.sleep(0.01)
+    wait_until(
+        lambda: events and events[-1] >= now,
+        MAX_SECONDS,
+        lambda: "the other stream stands still",
+        interval_s=0.01,
+    )
 
 
 @pytest.mark.parametrize(

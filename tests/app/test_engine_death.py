@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.services import MODEL, START_TIMEOUT_S, Service
+from tests.services import MODEL, Service
 
 pytestmark = pytest.mark.app
 
@@ -83,7 +82,4 @@ def test_streams_end_with_an_error_event_and_serve_replaces_the_replica(service:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
         assert httpx.post(f"{service.v1}/chat/completions", json=body, timeout=60).status_code == 200
 
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while httpx.get(f"{service.url}/health").json().get("ready_engines") != 2:
-        assert time.monotonic() < deadline, service.log.read_text(errors="replace")[-3000:]
-        time.sleep(1)
+    service.wait_for_engines(2)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import psutil
 import pytest
 
 from tests.app.test_engine_death import NUM_STREAMS, engine_processes, error_of, stream
-from tests.services import START_TIMEOUT_S, Service
+from tests.services import Service
+from tests.waiting import TimeUpError, wait_until
 
 pytestmark = pytest.mark.app
 
@@ -29,10 +29,10 @@ def lives(process: psutil.Process) -> bool:
 
 def left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
     """Those that live on. Who has been killed takes its time to give its memory back."""
-    deadline = time.monotonic() + KILL_TIMEOUT_S
-    while (left := [one for one in processes if lives(one)]) and time.monotonic() < deadline:
-        time.sleep(0.05)  # they are not children of this process, which hears nothing of their end
-    return left
+    with contextlib.suppress(TimeUpError):
+        # They are not children of this process, which hears nothing of their end.
+        wait_until(lambda: not any(map(lives, processes)), KILL_TIMEOUT_S, lambda: processes, interval_s=0.05)
+    return [one for one in processes if lives(one)]
 
 
 def test_a_replica_whose_engine_hangs_is_replaced(service: Service) -> None:
@@ -62,8 +62,5 @@ def test_a_replica_whose_engine_hangs_is_replaced(service: Service) -> None:
     assert not lives(replica)
     assert not left, "the replica has killed them"
 
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while httpx.get(f"{service.url}/health").json().get("ready_engines") != 2:
-        assert time.monotonic() < deadline, service.log.read_text(errors="replace")[-3000:]
-        time.sleep(1)
+    service.wait_for_engines(2)
     assert "the vLLM engine hangs: no token for 2" in service.log.read_text(errors="replace")

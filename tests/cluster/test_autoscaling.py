@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from ray import serve
 from ray.serve.context import _get_global_client
 
 from tests.services import MODEL, ROOT, START_TIMEOUT_S, free_port
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.app, pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -46,6 +46,7 @@ H100_NODE = {
 NODE_IDLE_S = 5
 # Serve looks back 30 s, and a node follows within seconds; the rest is for a busy machine.
 SCALING_TIMEOUT_S = 300
+CONNECT_TIMEOUT_S = 120
 # An engine runs four at once, and three are its target: the others ask for another one.
 NUM_CLIENTS, NUM_TOKENS = 12, 200
 
@@ -75,14 +76,6 @@ class Cluster:
         engines = serve.get_deployment_handle("Engine", "gpt-oss")
         loads = engines.broadcast("num_unfinished_requests").results(timeout_s=START_TIMEOUT_S)
         return len(loads) == num_engines and min(loads) > 0
-
-
-def wait_until(condition: Callable[[], bool], limit_s: float, state: Callable[[], Any]) -> None:
-    """Fails with `state()` when time runs out."""
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, state()
-        time.sleep(0.2)
 
 
 def config_of(port: int) -> dict[str, Any]:
@@ -196,16 +189,15 @@ def stop(ray_start: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 def connect(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
+    """This process joins the cluster, once its head listens."""
+
+    def is_connected() -> bool:
+        assert process.poll() is None, log.read_text(errors="replace")
+        with contextlib.suppress(ConnectionError, RuntimeError):
             ray.init(address=address, namespace="serve", log_to_driver=False)
-        except (ConnectionError, RuntimeError):
-            assert process.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < deadline, log.read_text(errors="replace")
-            time.sleep(0.5)
-        else:
-            return
+        return bool(ray.is_initialized())
+
+    wait_until(is_connected, CONNECT_TIMEOUT_S, lambda: log.read_text(errors="replace"), interval_s=0.5)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from serve_app.staging import files, objects
 from serve_app.staging.objects import S3Location
 from serve_app.staging.store import read_manifest
 from tests.services import MODEL, ROOT, Service, free_port, running
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -78,7 +78,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
             stderr=sink,
         )
         try:
-            wait_until(lambda: is_up(environment["AWS_ENDPOINT_URL"]), "the S3 server")
+            wait_until(lambda: is_up(environment["AWS_ENDPOINT_URL"]), DEADLINE_S, lambda: "the S3 server")
             for name, value in environment.items():
                 patch.setenv(name, value)
             objects.new_client().create_bucket(Bucket=BUCKET)
@@ -92,13 +92,6 @@ def is_up(url: str) -> bool:
     with contextlib.suppress(httpx.TransportError):
         return httpx.get(url).is_success
     return False
-
-
-def wait_until(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {DEADLINE_S} s"
-        time.sleep(0.1)
 
 
 def write_config(path: Path, bucket: Bucket, staging: Path, **engine: object) -> Path:
@@ -156,9 +149,7 @@ def test_two_replicas_one_download_and_the_next_node(bucket: Bucket, tmp_path: P
     staging = tmp_path / "first-node"
     config = write_config(tmp_path / "first.yaml", bucket, staging)
     with serving(bucket, config, tmp_path / "first.log") as service:
-        wait_until(
-            lambda: httpx.get(f"{service.url}/health").json().get("ready_engines") == 2, "the second engine"
-        )
+        service.wait_for_engines(2)
         assert counts_to_five(service)
         asked = bucket.gets() - before
         for name in (MODEL_NAME, SPECULATOR_NAME):
@@ -173,7 +164,7 @@ def test_two_replicas_one_download_and_the_next_node(bucket: Bucket, tmp_path: P
         starts = reported(bucket, staging)
         assert len(starts) == 2
         assert {start["status"] for start in starts} == {"ready"}
-        wait_until(lambda: archives(bucket), "the compile cache's archive")
+        wait_until(lambda: archives(bucket), DEADLINE_S, lambda: "the compile cache's archive")
         assert len(archives(bucket)) == 1
 
     # Another node, and the weights straight from the bucket.

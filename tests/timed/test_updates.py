@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from ray.serve.context import _get_global_client
 from tests.services import ROOT, Service, wait_for_load
 from tests.timed.clients import Answer, chat, clients
 from tests.timed.conftest import CAP, NUM_ENGINES, TOKENS_PER_S, changed, timed_config, write
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.app, pytest.mark.filterwarnings("ignore")]
 
@@ -40,11 +40,9 @@ def replicas(*states: str) -> dict[str, set[str]]:
     }
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while not condition():
-        assert time.monotonic() < deadline, replicas("STARTING", "RUNNING", "STOPPING")
-        time.sleep(0.2)
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Until the replicas are as `condition` says."""
+    wait_until(condition, TIMEOUT_S, lambda: replicas("STARTING", "RUNNING", "STOPPING"), interval_s=0.2)
 
 
 def deploy(service: Service, config: dict[str, Any], folder: Path) -> None:
@@ -61,7 +59,7 @@ def deploy(service: Service, config: dict[str, Any], folder: Path) -> None:
         is_new = running.get("Ingress") and not old & set().union(*running.values())
         return bool(is_new) and not any(replicas("STARTING", "STOPPING").values())
 
-    wait_until(is_done)
+    wait_for(is_done)
 
 
 def assert_all_whole(answers: list[Answer], num_tokens: int) -> None:
@@ -91,7 +89,7 @@ def test_a_hung_engine_is_replaced(service: Service) -> None:
     assert len(lost) == 2
     assert {answer.error["type"] for answer in lost} == {"server_error"}
     assert all("sent again" in answer.error["message"] for answer in lost)
-    wait_until(lambda: len(replicas("RUNNING")["TimedEngine"]) == 2)
+    wait_for(lambda: len(replicas("RUNNING")["TimedEngine"]) == 2)
     assert len(replicas("RUNNING")["TimedEngine"] & before) == 1
     assert chat(service, 10).is_good
 
@@ -100,18 +98,18 @@ def test_from_zero_to_two_and_down(service: Service, tmp_path: Path) -> None:
     """The first request waits for an engine and is served; no stream is cut when one of two is given back."""
     scaling = {"min_replicas": 0, "downscale_delay_s": 1, "upscale_delay_s": 0}
     deploy(service, changed(timed_config(), engine=scaling), tmp_path)
-    wait_until(lambda: not replicas("STARTING", "RUNNING", "STOPPING")["TimedEngine"])
+    wait_for(lambda: not replicas("STARTING", "RUNNING", "STOPPING")["TimedEngine"])
     assert chat(service, 10).is_good
 
     short, long = int(3 * TOKENS_PER_S), int(20 * TOKENS_PER_S)
     with clients(service, 2 * CAP, short) as stop:
-        wait_until(lambda: len(replicas("RUNNING")["TimedEngine"]) == 2)
+        wait_for(lambda: len(replicas("RUNNING")["TimedEngine"]) == 2)
         answers = stop()
     assert_all_whole(answers, short)
     # One on each engine: they ask for one engine only.
     with clients(service, 2, long) as stop:
-        wait_until(lambda: len(replicas("STOPPING")["TimedEngine"]) == 1)
-        wait_until(lambda: not replicas("STOPPING")["TimedEngine"])
+        wait_for(lambda: len(replicas("STOPPING")["TimedEngine"]) == 1)
+        wait_for(lambda: not replicas("STOPPING")["TimedEngine"])
         answers = stop()
     assert len(replicas("RUNNING")["TimedEngine"]) == 1
     assert {(answer.is_good, answer.num_tokens) for answer in answers} == {(True, long)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -32,6 +31,7 @@ from tests.unit.staging.versions import (
     random_content,
     stage,
 )
+from tests.waiting import wait_until
 
 SIZE = sum(SIZES.values())
 
@@ -205,10 +205,12 @@ def has_waiter(lock: Path) -> bool:
 
 
 def wait_for_waiter(lock: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (lock.exists() and has_waiter(lock)):
-        assert time.monotonic() < deadline, f"nobody waits for {lock}"
-        time.sleep(0.005)
+    wait_until(
+        lambda: lock.exists() and has_waiter(lock),
+        PATIENCE_S,
+        lambda: f"nobody waits for {lock}",
+        interval_s=0.005,
+    )
 
 
 def test_a_version_that_is_evicted_just_when_it_was_to_be_used(
