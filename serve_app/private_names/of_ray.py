@@ -60,6 +60,7 @@ _OF_THE_ROUTER = (
         path="ray.serve._private.common:RequestMetadata.internal_request_id",
         without_it="of the choices of one request (n > 1), one is routed",
     ),
+    _ROUTER(path="ray.serve._private.common:RequestMetadata.call_method", without_it=_NOT_THE_GATES),
     _ROUTER(
         path="ray.serve._private.utils:generate_request_id",
         without_it="of the choices of one request (n > 1), one is routed",

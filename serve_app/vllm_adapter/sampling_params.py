@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from vllm import SamplingParams
 from vllm.exceptions import VLLMClientError
-from vllm.sampling_params import RepetitionDetectionParams, SamplingParams, StructuredOutputsParams
+from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
 from serve_app.api.sampling import Sampling
 from serve_app.errors import BadRequestError
