@@ -2,9 +2,16 @@
 
     python -m benchmarks.serving.gpu --model FOLDER [--speculator FOLDER] --out FILE.json
 
-All of them run at once, each with its own engine and the same engine arguments, and are asked in turn: what
-else the machine does hits them alike. Needs a GPU with room for that, and the checkpoint of `weights.py` or a
-real one. With --speculator, drafts are accepted at set rates (vLLM's synthetic acceptance; not on CPUs).
+All of them run at once, each with its own engine and the same engine arguments, and are asked in turn, there
+and back: what else the machine does hits them alike. Needs a GPU with room for that, and the checkpoint of
+`weights.py` or a real one. With --speculator, drafts are accepted at set rates (vLLM's synthetic acceptance;
+not on CPUs).
+
+Two versions of this service, each with the packages of its own environment:
+
+    git worktree add BEFORE COMMIT
+    python -m benchmarks.serving.gpu --systems before serve_app --before BEFORE \\
+        --before-python BEFORE/.venv/bin/python --model FOLDER --out FILE.json
 """
 
 from __future__ import annotations
@@ -27,6 +34,8 @@ import httpx2 as httpx
 import yaml
 
 from benchmarks.bare_node import machine
+from benchmarks.serving.first_answers import first_answers
+from benchmarks.serving.versions import Version, kernels_compiled
 from serve_app.bench import Load, Result, run
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
@@ -45,7 +54,7 @@ CPU_ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"
 
 @dataclass(frozen=True)
 class Point:
-    """A load: a closed loop, two rounds, of which the second counts."""
+    """A load: a closed loop, in two rounds."""
 
     input_tokens: int
     output_tokens: int
@@ -79,7 +88,7 @@ POINTS = [
 
 def app_config(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments of this service's application."""
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = {"jit_monitor_verbose": True}
     speculator = None
     if options.speculator:
         speculator = {"source": f"file:{options.speculator}", "num_draft_tokens": 3}
@@ -124,8 +133,8 @@ def ray_llm_app(arguments: dict[str, Any], num_gpus: float) -> dict[str, Any]:
     }
 
 
-def serve_document(options: argparse.Namespace, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The Serve config file."""
+def serve_document(options: argparse.Namespace, arguments: dict[str, Any], port: int) -> dict[str, Any]:
+    """The Serve config file. Ray Serve LLM is an application of this version's Serve instance."""
     apps = [
         {
             "name": "gpt-oss",
@@ -134,11 +143,11 @@ def serve_document(options: argparse.Namespace, arguments: dict[str, Any]) -> di
             "args": app_config(options),
         }
     ]
-    if "ray" in options.systems:
+    if "ray" in options.systems and port == options.port:
         apps.append(ray_llm_app(arguments, options.num_gpus))
     return {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": "127.0.0.1", "port": options.port},
+        "http_options": {"host": "127.0.0.1", "port": port},
         "applications": apps,
     }
 
@@ -162,11 +171,13 @@ def vllm_command(arguments: dict[str, Any], port: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def started(command: list[str], log: Path, variables: dict[str, str], stop: signal.Signals) -> Iterator[None]:
+def started(
+    command: list[str], folder: Path, log: Path, variables: dict[str, str], stop: signal.Signals
+) -> Iterator[None]:
     """A process, for as long as the block lasts."""
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | variables, stdout=sink, stderr=sink, start_new_session=True
+            command, cwd=folder, env=os.environ | variables, stdout=sink, stderr=sink, start_new_session=True
         )
     try:
         yield
@@ -197,7 +208,7 @@ def wait_until_ready(urls: dict[str, str], timeout_s: float) -> dict[str, float]
 
 
 def measure(url: str, point: Point, options: argparse.Namespace, with_ceiling: bool) -> Result:
-    """Two rounds of a load."""
+    """One round of a load."""
     return run(
         Load(
             url=url,
@@ -206,7 +217,6 @@ def measure(url: str, point: Point, options: argparse.Namespace, with_ceiling: b
             requests=point.num_requests,
             input_tokens=point.input_tokens,
             output_tokens=point.output_tokens,
-            rounds=2,
             processes=options.processes,
             ceiling=with_ceiling,
         )
@@ -233,7 +243,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--ready-s", type=float, default=420, help="wait so long for the services")
     parser.add_argument("--seconds", type=float, default=3600, help="begin no new point after this")
-    parser.add_argument("--logs", type=Path, default=Path("/tmp"))
+    parser.add_argument("--before", type=Path, help="checkout of another version, for the system `before`")
+    parser.add_argument(
+        "--before-python", type=os.path.abspath, default=sys.executable, help="interpreter of its environment"
+    )
+    parser.add_argument("--logs", type=Path, default=Path("/tmp"), help="folder; its path must be short")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
 
@@ -242,47 +256,69 @@ def main() -> None:
     config = AppConfig.model_validate(app_config(options))
     speculator = str(options.speculator) if options.speculator else None
     arguments = engine_arguments(config, str(options.model), speculator)
-    document = options.logs / "serving-gpu.yaml"
-    document.write_text(yaml.safe_dump(serve_document(options, arguments)))
-    fast_paths = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-    urls = {
-        "serve_app": f"http://127.0.0.1:{options.port}",
-        "vllm": f"http://127.0.0.1:{options.port + 1}",
-        "ray": f"http://127.0.0.1:{options.port}/ray-serve-llm",
-    }
+    folder = options.logs.absolute()
+    ports = {name: options.port + number for number, name in enumerate(("serve_app", "vllm", "before"))}
+    urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    urls["ray"] = urls["serve_app"] + "/ray-serve-llm"
     urls = {name: urls[name] for name in options.systems}
+    versions: dict[str, Version] = {}
+    if {"serve_app", "ray"} & set(options.systems):
+        versions["serve_app"] = Version(ROOT, sys.executable, folder / "now")
+    if "before" in options.systems:
+        checkout = options.before.absolute()
+        versions["before"] = Version(checkout, options.before_python, folder / "before", number=1)
     results: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks.serving.gpu", *sys.argv[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine("pyzmq", "msgspec", "uvloop"),
+        "versions": {name: version.about() for name, version in versions.items()},
         "engine_arguments": arguments,
         "service": app_config(options),
         "points": [],
     }
+    logs = {name: folder / f"{name}.log" for name in (*versions, "vllm")}
+
+    def compiled(name: str) -> int:
+        version = versions.get("serve_app" if name == "ray" else name)
+        return version.kernels_compiled() if version else kernels_compiled(logs[name])
+
     vocabulary_file.install(options.model)  # inherited by all of them
     with contextlib.ExitStack() as stack:
-        if {"serve_app", "ray"} & set(options.systems):
-            command = ["serve", "run", str(document)]
-            stack.enter_context(started(command, options.logs / "serve.log", fast_paths, signal.SIGINT))
+        for name, version in versions.items():
+            document = folder / f"{name}.yaml"
+            document.write_text(yaml.safe_dump(serve_document(options, arguments, ports[name])))
+            stack.callback(version.end)
+            command, variables = version.command(document), version.environment()
+            stack.enter_context(started(command, version.checkout, logs[name], variables, signal.SIGINT))
         if "vllm" in options.systems:
-            command = vllm_command(arguments, options.port + 1)
+            command = vllm_command(arguments, ports["vllm"])
             variables = CPU_ENVIRONMENT if not options.num_gpus else {}
-            stack.enter_context(started(command, options.logs / "vllm.log", variables, signal.SIGTERM))
+            stack.enter_context(started(command, ROOT, logs["vllm"], variables, signal.SIGTERM))
         results["ready_s"] = wait_until_ready(urls, options.ready_s)
+        results["first_answers"] = {name: first_answers(urls[name], MODEL_ID) for name in results["ready_s"]}
+        print(json.dumps(results["first_answers"]), flush=True)
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
         for index, point in enumerate(options.points):
             if time.monotonic() - begun > options.seconds:
                 break
             found: dict[str, Any] = vars(point) | {"num_requests": point.num_requests, "systems": {}}
             results["points"].append(found)
-            for name in results["ready_s"]:
-                if name == "ray" and index >= options.ray_points:
-                    continue
-                result = measure(urls[name], point, options, with_ceiling="ceiling" not in results)
-                data = result.data()
+            names = [name for name in urls if name in results["ready_s"]]
+            if index >= options.ray_points:
+                names = [name for name in names if name != "ray"]
+            for name in there_and_back(names):
+                kernels = compiled(name)
+                data = measure(urls[name], point, options, with_ceiling="ceiling" not in results).data()
                 results.setdefault("ceiling", data.get("ceiling"))
-                found["systems"][name] = data["rounds"]
-                print(f"{point} {name}: {_line(data['rounds'][-1])}", flush=True)
+                one = data["rounds"][-1] | {"kernels_compiled": compiled(name) - kernels}
+                found["systems"].setdefault(name, []).append(one)
+                print(f"{point} {name}: {_line(one)}", flush=True)
                 options.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def there_and_back(names: list[str]) -> list[str]:
+    """Returns each name twice: A B B A, so that a drift of the machine hits all alike."""
+    return [*names, *reversed(names)]
 
 
 def _line(one: dict[str, Any]) -> str:
@@ -291,7 +327,8 @@ def _line(one: dict[str, Any]) -> str:
 
     return (
         f"{one['output_tokens_per_s']:.0f} tokens/s, TTFT p50 {ms('ttft_s', 'p50')} ms, "
-        f"TPOT p50 {ms('tpot_s', 'p50')} ms, ITL p99 {ms('itl_s', 'p99')} ms, errors {one['errors']}"
+        f"TPOT p50 {ms('tpot_s', 'p50')} ms, ITL p99 {ms('itl_s', 'p99')} ms, "
+        f"{one['kernels_compiled']} kernels compiled, errors {one['errors']}"
     )
 
 
