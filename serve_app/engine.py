@@ -91,9 +91,7 @@ class Engine:
             with start.phase(timeline.ENGINE):
                 self._engine = parts.new_engine(arguments)
                 if config.engine.has_graphs:
-                    await self._engine.check_graphs(
-                        config.engine.max_concurrent_requests, config.num_draft_tokens
-                    )
+                    await self._engine.check_graphs(config.decode_shape)
             with start.phase(timeline.WARM_UP):
                 await self._engine.warm_up(rounds.plan(config))
         parts.freeze_gc_heap()  # see the ingress

@@ -57,7 +57,7 @@ def engine_arguments(config: AppConfig, model_path: str, speculator_path: str | 
         if config.speculator.revision and _is_hub_name(speculator_path):
             arguments["speculative_config"]["revision"] = config.speculator.revision
     if engine.has_graphs:
-        sizes = capture_sizes(engine.max_concurrent_requests, config.num_draft_tokens)
+        sizes = capture_sizes(config.decode_shape)
         arguments["compilation_config"] = {"cudagraph_capture_sizes": sizes}
     else:
         arguments["enforce_eager"] = True

@@ -48,7 +48,7 @@ async def serve(spec: dict[str, Any], results: TextIO) -> None:
         found["graphs"] = reports[0]
         if config.engine.has_graphs:
             try:
-                await engine.check_graphs(config.engine.max_concurrent_requests, config.num_draft_tokens)
+                await engine.check_graphs(config.decode_shape)
                 found["check"] = "passed"
             except GraphsMissingError as error:
                 found["check"] = str(error)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 # A batch is padded to the next size. Every number of requests up to 8 has its own; above, four sizes for each
 # doubling, as memory allocators space theirs (jemalloc's size classes): no batch is padded by more than a
@@ -22,14 +23,29 @@ DENSE_UP_TO = 8
 SIZES_PER_DOUBLING = 4
 
 
-def tokens_per_request(num_draft_tokens: int) -> int:
-    """Returns the tokens of one decoding request in one step: the one it has, and its drafts."""
-    return 1 + num_draft_tokens
+@dataclass(frozen=True)
+class DecodeShape:
+    """The largest decode batch of an engine. `str()` is its arithmetic, for messages."""
 
+    max_concurrent_requests: int
+    num_draft_tokens: int
+    """Of each request in each step; 0 without a speculator."""
 
-def max_decode_tokens(max_concurrent_requests: int, num_draft_tokens: int) -> int:
-    """Returns the tokens of the largest decode batch, which is the largest capture size."""
-    return max_concurrent_requests * tokens_per_request(num_draft_tokens)
+    @property
+    def tokens_per_request(self) -> int:
+        """Tokens of one decoding request in one step: the one it has, and its drafts."""
+        return 1 + self.num_draft_tokens
+
+    @property
+    def max_decode_tokens(self) -> int:
+        """Tokens of the largest decode batch, which is the largest capture size."""
+        return self.max_concurrent_requests * self.tokens_per_request
+
+    def __str__(self) -> str:
+        return (
+            f"{self.max_concurrent_requests} requests x (1 + {self.num_draft_tokens}) tokens "
+            f"= {self.max_decode_tokens} tokens"
+        )
 
 
 def batch_sizes(max_concurrent_requests: int) -> list[int]:
@@ -45,7 +61,7 @@ def batch_sizes(max_concurrent_requests: int) -> list[int]:
     return [count for count in counts if count < max_concurrent_requests] + [max_concurrent_requests]
 
 
-def capture_sizes(max_concurrent_requests: int, num_draft_tokens: int) -> list[int]:
+def capture_sizes(shape: DecodeShape) -> list[int]:
     """Returns the CUDA-graph sizes to capture, in tokens, ascending.
 
     They are the `batch_sizes` times the tokens that a request takes, so vLLM rounds and drops none as long as
@@ -56,29 +72,20 @@ def capture_sizes(max_concurrent_requests: int, num_draft_tokens: int) -> list[i
     requests (`init_cudagraph_manager` of the autoregressive speculator). Of 50 requests with k = 3, the last
     multiple of 4 that is left is 48. For the model itself, vLLM rounds that size up like any other.
     """
-    tokens = tokens_per_request(num_draft_tokens)
-    sizes = {count * tokens for count in batch_sizes(max_concurrent_requests)}
-    if num_draft_tokens > 1:
-        sizes.add(max_concurrent_requests)
+    sizes = {count * shape.tokens_per_request for count in batch_sizes(shape.max_concurrent_requests)}
+    if shape.num_draft_tokens > 1:
+        sizes.add(shape.max_concurrent_requests)
     return sorted(sizes)
 
 
-def describe_decode_tokens(max_concurrent_requests: int, num_draft_tokens: int) -> str:
-    """Returns the arithmetic of the largest decode batch, for messages."""
-    tokens = max_decode_tokens(max_concurrent_requests, num_draft_tokens)
-    return f"{max_concurrent_requests} requests x (1 + {num_draft_tokens}) tokens = {tokens} tokens"
-
-
-def describe_coverage(
-    sizes: Sequence[int], max_concurrent_requests: int, num_draft_tokens: int, largest: int | None = None
-) -> str:
+def describe_coverage(shape: DecodeShape, sizes: Sequence[int], largest: int | None = None) -> str:
     """Returns what decode batches the capture sizes `sizes` hold, for messages. `largest` caps them."""
-    tokens = tokens_per_request(num_draft_tokens)
+    tokens = shape.tokens_per_request
     usable = sorted(sizes)[: None if largest is None else bisect_right(sorted(sizes), largest)]
     top = usable[-1] if usable else 0
     # Sizes are rounded up to whole requests, and dropped where that is above the largest.
     held = max((-(-size // tokens) for size in usable if -(-size // tokens) * tokens <= top), default=0)
     return (
-        f"{describe_decode_tokens(max_concurrent_requests, num_draft_tokens)}: sizes up to {top} tokens hold "
-        f"batches of {min(held, max_concurrent_requests)} requests"
+        f"{shape}: sizes up to {top} tokens hold "
+        f"batches of {min(held, shape.max_concurrent_requests)} requests"
     )

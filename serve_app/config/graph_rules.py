@@ -11,12 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from serve_app.config.capacity import (
-    describe_coverage,
-    describe_decode_tokens,
-    max_decode_tokens,
-    tokens_per_request,
-)
+from serve_app.config.capacity import DecodeShape, describe_coverage
 
 _SIZES = "cudagraph_capture_sizes"
 _LARGEST = "max_cudagraph_capture_size"
@@ -46,8 +41,7 @@ _SPECULATION = {
 
 def problems(
     overrides: Mapping[str, Any],
-    max_concurrent_requests: int,
-    num_draft_tokens: int,
+    shape: DecodeShape,
     has_graphs: bool,
 ) -> Iterator[str]:
     """Yields a line for each setting that breaks the chain from `max_concurrent_requests` to the graphs."""
@@ -56,23 +50,22 @@ def problems(
     for prefix, values in (("", overrides), ("compilation_config.", compilation)):
         for name in (_SIZES, _LARGEST):
             if name in values:
-                why = _coverage(values[name], max_concurrent_requests, num_draft_tokens)
+                why = _coverage(values[name], shape)
                 yield _line(prefix + name, values[name], why)
     for name, reason in _SPECULATION.items():
         if speculation.get(name) not in (None, False):
-            why = f"{describe_decode_tokens(max_concurrent_requests, num_draft_tokens)}: {reason}"
+            why = f"{shape}: {reason}"
             yield _line(f"speculative_config.{name}", speculation[name], why)
     if overrides.get("diffusion_config") is not None:
         yield _line(
             "diffusion_config",
             overrides["diffusion_config"],
-            f"a step must have {tokens_per_request(num_draft_tokens)} tokens for each request",
+            f"a step must have {shape.tokens_per_request} tokens for each request",
         )
     scheduled = overrides.get("max_num_scheduled_tokens")
-    needed = max_decode_tokens(max_concurrent_requests, num_draft_tokens)
+    needed = shape.max_decode_tokens
     if isinstance(scheduled, int) and scheduled < needed:
-        chain = describe_decode_tokens(max_concurrent_requests, num_draft_tokens)
-        yield _line("max_num_scheduled_tokens", scheduled, f"must be at least {needed}: {chain}")
+        yield _line("max_num_scheduled_tokens", scheduled, f"must be at least {needed}: {shape}")
     if "worker_extension_cls" in overrides:
         yield _line(
             "worker_extension_cls",
@@ -80,15 +73,14 @@ def problems(
             "it is derived: the check of the CUDA graphs is in it",
         )
     if has_graphs and (found := _without_graphs(overrides, compilation)):
-        chain = describe_decode_tokens(max_concurrent_requests, num_draft_tokens)
-        yield f"{found}: decode batches ({chain}) would run without full CUDA graphs; {_FAST_BOOT}"
+        yield f"{found}: decode batches ({shape}) would run without full CUDA graphs; {_FAST_BOOT}"
 
 
-def _coverage(value: Any, max_concurrent_requests: int, num_draft_tokens: int) -> str:
+def _coverage(value: Any, shape: DecodeShape) -> str:
     sizes = value if isinstance(value, (list, tuple)) else [value]
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return _INSTEAD
-    return f"{_INSTEAD}: {describe_coverage(sizes, max_concurrent_requests, num_draft_tokens)}"
+    return f"{_INSTEAD}: {describe_coverage(shape, sizes)}"
 
 
 def _without_graphs(overrides: Mapping[str, Any], compilation: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from serve_app.config import errors, graph_rules
-from serve_app.config.capacity import max_decode_tokens
+from serve_app.config.capacity import DecodeShape
 from serve_app.config.errors import ConfigError, did_you_mean
 from serve_app.config.sections import (
     AdmissionConfig,
@@ -66,14 +66,20 @@ class AppConfig(Section):
         """Tokens drafted for each request in each step; 0 without a speculator."""
         return self.speculator.num_draft_tokens if self.speculator else 0
 
+    @property
+    def decode_shape(self) -> DecodeShape:
+        """The largest decode batch of an engine replica."""
+        return DecodeShape(self.engine.max_concurrent_requests, self.num_draft_tokens)
+
     @model_validator(mode="after")
     def _full_batch_fits_a_step(self) -> AppConfig:
-        tokens = max_decode_tokens(self.engine.max_concurrent_requests, self.num_draft_tokens)
-        if tokens > self.engine.batched_tokens:
+        shape = self.decode_shape
+        if shape.max_decode_tokens > self.engine.batched_tokens:
             raise ValueError(
-                f"engine.max_num_batched_tokens: {self.engine.batched_tokens}: must be at least {tokens}: "
-                f"engine.max_concurrent_requests ({self.engine.max_concurrent_requests}) times the "
-                f"{1 + self.num_draft_tokens} tokens that a request takes in a step; vLLM drops the "
+                f"engine.max_num_batched_tokens: {self.engine.batched_tokens}: "
+                f"must be at least {shape.max_decode_tokens}: "
+                f"engine.max_concurrent_requests ({shape.max_concurrent_requests}) times the "
+                f"{shape.tokens_per_request} tokens that a request takes in a step; vLLM drops the "
                 "CUDA graphs of larger batches"
             )
         return self
@@ -83,8 +89,7 @@ class AppConfig(Section):
         engine = self.engine
         problems = graph_rules.problems(
             engine.engine_overrides,
-            engine.max_concurrent_requests,
-            self.num_draft_tokens,
+            self.decode_shape,
             has_graphs=engine.has_graphs,
         )
         if lines := "\n".join(problems):

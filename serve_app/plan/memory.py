@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from serve_app.config import AppConfig
-from serve_app.config.capacity import max_decode_tokens
 from serve_app.plan.architectures import BF16_BYTES, Architecture, SpeculatorArchitecture
 
 GIB_BYTES = 1024**3
@@ -78,7 +77,7 @@ def plan_memory(
     """Returns where `total_bytes` (of GPU memory, or of RAM) go for one engine replica."""
     engine = config.engine
     on_gpu = bool(engine.num_gpus)
-    decode_tokens = max_decode_tokens(engine.max_concurrent_requests, config.num_draft_tokens)
+    decode_tokens = config.decode_shape.max_decode_tokens
     has_graphs = engine.has_graphs
     graphs = GRAPHS_BASE_BYTES + GRAPHS_BYTES_PER_TOKEN * decode_tokens if has_graphs else 0
     weights = model.gpu_weights_bytes if on_gpu else model.checkpoint_bytes

@@ -19,6 +19,7 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
+from serve_app.config.capacity import DecodeShape
 from serve_app.errors import ServiceError
 from serve_app.stall import TokenWatch
 from serve_app.transport.requests import GenerateRequest
@@ -156,10 +157,10 @@ class TokenEngine:
         finally:
             await steps.aclose()
 
-    async def check_graphs(self, max_concurrent_requests: int, num_draft_tokens: int) -> None:
+    async def check_graphs(self, shape: DecodeShape) -> None:
         """Raises `GraphsMissingError` if the largest decode batch would run without a full CUDA graph."""
         for report in await self.llm.collective_rpc("report_graphs"):
-            graph_report.check(report, max_concurrent_requests, num_draft_tokens)
+            graph_report.check(report, shape)
 
     async def warm_up(self, rounds: Sequence[Round]) -> None:
         """Generates the rounds and throws them away. Raises what fails: the start must fail with it."""

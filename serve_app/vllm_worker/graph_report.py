@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.config.capacity import describe_coverage, describe_decode_tokens, tokens_per_request
+from serve_app.config.capacity import DecodeShape, describe_coverage
 
 logger = logging.getLogger("ray.serve")
 
@@ -62,18 +62,17 @@ def _mode(manager: Any, num_requests: int, tokens: int) -> str:
     return name
 
 
-def check(report: Mapping[str, Any], max_concurrent_requests: int, num_draft_tokens: int) -> None:
+def check(report: Mapping[str, Any], shape: DecodeShape) -> None:
     """Raises `GraphsMissingError` if the largest decode batch has no full graph, warns of smaller ones."""
-    chain = describe_decode_tokens(max_concurrent_requests, num_draft_tokens)
     found = report["max_requests"], report["tokens_per_request"]
-    if found != (max_concurrent_requests, tokens_per_request(num_draft_tokens)):
+    if found != (shape.max_concurrent_requests, shape.tokens_per_request):
         raise GraphsMissingError(
-            f"vLLM runs {found[0]} requests x {found[1]} tokens, and the config says {chain}; remove what "
+            f"vLLM runs {found[0]} requests x {found[1]} tokens, and the config says {shape}; remove what "
             "changes that from engine.engine_overrides and engine.environment"
         )
     if report["batches"][-1] != FULL:
         missing = _missing(report["batches"])
-        coverage = describe_coverage(report["sizes"], max_concurrent_requests, num_draft_tokens)
+        coverage = describe_coverage(shape, report["sizes"])
         raise GraphsMissingError(
             f"vLLM has no full CUDA graph for decode batches of {missing} requests ({coverage}; "
             f"cudagraph_mode {report['mode']}), so every step under full load would be several times slower; "

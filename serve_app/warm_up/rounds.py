@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve_app.config import AppConfig
-from serve_app.config.capacity import batch_sizes, capture_sizes, tokens_per_request
+from serve_app.config.capacity import batch_sizes, capture_sizes
 from serve_app.warm_up import step_shapes
 
 # Steps of decode that a request takes at least: the first comes from prefill, drafts come from the second on.
@@ -122,8 +122,8 @@ class _Rounds:
         self._most = engine.max_concurrent_requests
         self._step_tokens = engine.batched_tokens
         self._max_len = engine.max_model_len
-        self._largest_graph = max(capture_sizes(self._most, config.num_draft_tokens))
-        self._tokens = tokens_per_request(config.num_draft_tokens)
+        self._largest_graph = max(capture_sizes(config.decode_shape))
+        self._tokens = config.decode_shape.tokens_per_request
         limit = engine.engine_overrides.get("max_logprobs", MAX_LOGPROBS)
         self._features = {
             name: sampling

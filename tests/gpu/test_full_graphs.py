@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from serve_app.config import AppConfig
-from serve_app.config.capacity import batch_sizes
+from serve_app.config.capacity import DecodeShape, batch_sizes
 from serve_app.demo import CACHE, VOCABULARY_NAME
 from serve_app.demo.unfolding import unfold
 from serve_app.engine_arguments import engine_arguments
@@ -70,7 +70,7 @@ async def run(checkpoints: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     arguments |= {"worker_extension_cls": "tests.gpu.graph_runs.GraphRuns"}
     engine = TokenEngine(arguments)
     try:
-        await engine.check_graphs(NUM_REQUESTS, NUM_DRAFT_TOKENS)
+        await engine.check_graphs(DecodeShape(NUM_REQUESTS, NUM_DRAFT_TOKENS))
         [report] = await engine.llm.collective_rpc("report_graphs")
         await engine.llm.collective_rpc("watch_graphs")
 

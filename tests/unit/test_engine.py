@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from serve_app.config import AppConfig
+from serve_app.config.capacity import DecodeShape
+from serve_app.config.source import Source
 from serve_app.engine import Engine, EngineParts
 from serve_app.staging import starts, timeline
 from serve_app.staging.starts import Start
@@ -61,7 +63,7 @@ class Replica:
     done: list[str] = field(default_factory=list)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     rounds: list[str] = field(default_factory=list)
-    graphs: tuple[int, int] | None = None
+    graphs: DecodeShape | None = None
     clock: Clock = field(default_factory=Clock)
 
     def did(self, what: str) -> None:
@@ -109,8 +111,8 @@ class FakeEngine:
         self.watch = TokenWatch(replica.clock)
         self.num_unfinished_requests = 3
 
-    async def check_graphs(self, max_concurrent_requests: int, num_draft_tokens: int) -> None:
-        self._replica.graphs = max_concurrent_requests, num_draft_tokens
+    async def check_graphs(self, shape: DecodeShape) -> None:
+        self._replica.graphs = shape
         self._replica.did("graphs")
 
     async def warm_up(self, planned: list[rounds.Round]) -> None:
@@ -199,7 +201,7 @@ async def test_a_start_in_order(model: Path) -> None:
     assert replica.done[:-1] == READY  # and then the replica of this test goes
     assert replica.done[-1] == "shutdown"
     assert replica.arguments["model"] == str(model)
-    assert replica.graphs == (2, 0)
+    assert replica.graphs == DecodeShape(2, 0)
     assert replica.rounds == [one.name for one in rounds.plan(config)]
     assert os.environ["SERVE_APP_TEST_CACHE"] == "folder"
 
@@ -252,8 +254,8 @@ async def test_weights_are_left_where_the_streamer_reads_them(
 
     asked: list[tuple[str, bool]] = []
 
-    def resolve(source: str, revision: Any, staging: Any, *, weights: bool = True) -> sources.Checkpoint:
-        asked.append((source, weights))
+    def resolve(source: Source, revision: Any, staging: Any, *, weights: bool = True) -> sources.Checkpoint:
+        asked.append((str(source), weights))
         return sources.Checkpoint(str(model))
 
     monkeypatch.setattr(sources, "resolve", resolve)

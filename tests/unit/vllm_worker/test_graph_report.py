@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from serve_app.config.capacity import capture_sizes
+from serve_app.config.capacity import DecodeShape, capture_sizes
 from serve_app.vllm_worker.graph_report import GraphReport, GraphsMissingError, check
+
+SHAPE = DecodeShape(64, 3)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's
 
@@ -32,17 +34,15 @@ def manager(sizes: list[int], max_requests: int, tokens: int, mode: str) -> Any:
     return made
 
 
-def report_of(
-    sizes: list[int], max_requests: int, num_draft_tokens: int, mode: str = "FULL_AND_PIECEWISE"
-) -> dict[str, Any]:
+def report_of(sizes: list[int], shape: DecodeShape, mode: str = "FULL_AND_PIECEWISE") -> dict[str, Any]:
     from vllm.config import CUDAGraphMode
 
-    tokens = 1 + num_draft_tokens
+    max_requests, tokens = shape.max_concurrent_requests, 1 + shape.num_draft_tokens
     drafts = manager(sizes, max_requests, 1, "FULL_DECODE_ONLY")
     graphs = GraphReport()
     graphs.model_runner = SimpleNamespace(
         cudagraph_manager=manager(sizes, max_requests, tokens, mode),
-        speculator=SimpleNamespace(decode_cudagraph_manager=drafts) if num_draft_tokens else None,
+        speculator=SimpleNamespace(decode_cudagraph_manager=drafts) if shape.num_draft_tokens else None,
     )
     graphs.vllm_config = SimpleNamespace(
         compilation_config=SimpleNamespace(cudagraph_capture_sizes=sizes, cudagraph_mode=CUDAGraphMode[mode]),
@@ -56,24 +56,25 @@ def report_of(
 def test_every_batch_has_a_full_graph(
     max_requests: int, num_draft_tokens: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = report_of(capture_sizes(max_requests, num_draft_tokens), max_requests, num_draft_tokens)
+    shape = DecodeShape(max_requests, num_draft_tokens)
+    report = report_of(capture_sizes(shape), shape)
     assert report["batches"] == ["FULL"] * max_requests
     assert set(report["drafts"]) <= {"FULL"}
     assert bool(report["drafts"]) == (num_draft_tokens > 1)
-    check(report, max_requests, num_draft_tokens)
+    check(report, shape)
     assert not [record for record in caplog.records if record.name == "ray.serve"]
 
 
 def test_the_speculator_needs_a_size_of_its_own() -> None:
-    multiples = [size for size in capture_sizes(50, 3) if size % 4 == 0]
-    drafts = report_of(multiples, 50, 3)["drafts"]
+    multiples = [size for size in capture_sizes(DecodeShape(50, 3)) if size % 4 == 0]
+    drafts = report_of(multiples, DecodeShape(50, 3))["drafts"]
     assert drafts == ["FULL"] * 48 + ["NONE"] * 2
 
 
 def test_naive_sizes_are_refused_with_the_arithmetic() -> None:
     sizes = [1, 2, 4, *range(8, 65, 8)]
     with pytest.raises(GraphsMissingError) as caught:
-        check(report_of(sizes, 64, 3), 64, 3)
+        check(report_of(sizes, SHAPE), SHAPE)
     line = str(caught.value)
     assert "\n" not in line
     assert "no full CUDA graph for decode batches of 17 to 64 requests" in line
@@ -84,21 +85,21 @@ def test_naive_sizes_are_refused_with_the_arithmetic() -> None:
 @pytest.mark.parametrize("mode", ["NONE", "PIECEWISE"])
 def test_a_mode_that_vllm_fell_back_to_is_refused(mode: str) -> None:
     with pytest.raises(GraphsMissingError, match=f"of 1 to 64 requests .*cudagraph_mode {mode}"):
-        check(report_of(capture_sizes(64, 3), 64, 3, mode), 64, 3)
+        check(report_of(capture_sizes(SHAPE), SHAPE, mode), SHAPE)
 
 
 def test_another_batch_than_the_config_says_is_refused() -> None:
-    report = report_of(capture_sizes(64, 3), 64, 3)
+    report = report_of(capture_sizes(SHAPE), SHAPE)
     with pytest.raises(GraphsMissingError, match="64 requests x 4 tokens, and the config says 65 requests"):
-        check(report, 65, 3)
+        check(report, DecodeShape(65, 3))
     with pytest.raises(GraphsMissingError, match=r"says 64 requests x \(1 \+ 2\) tokens = 192 tokens"):
-        check(report, 64, 2)
+        check(report, DecodeShape(64, 2))
 
 
 def test_smaller_gaps_are_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     batches = ["FULL", "NONE", "NONE", "FULL", "NONE", "FULL"]
     report = {"max_requests": 6, "tokens_per_request": 4, "mode": "FULL", "sizes": [24], "batches": batches}
-    check(report | {"drafts": ["FULL"] * 5 + ["NONE"]}, 6, 3)
+    check(report | {"drafts": ["FULL"] * 5 + ["NONE"]}, DecodeShape(6, 3))
     assert [record.getMessage().rpartition("for ")[2] for record in caplog.records] == [
         "decode batches of 2 to 3, 5 requests",
         "draft batches of 6 requests",

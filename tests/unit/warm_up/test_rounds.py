@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from serve_app.config import AppConfig
-from serve_app.config.capacity import batch_sizes, capture_sizes
+from serve_app.config.capacity import DecodeShape, batch_sizes, capture_sizes
 from serve_app.warm_up import step_shapes
 from serve_app.warm_up.rounds import FEATURES, NOT_WITH_DRAFTS, Round, WarmUpRequest, plan
 
@@ -54,7 +54,7 @@ def test_prefills_run_all_kernels_of_the_experts(most: int, experts: int) -> Non
         return {kind for length in lengths for kind in step_shapes.kinds(length, experts)}
 
     lengths = {one.requests[0].prompt_tokens for one in rounds(max_concurrent_requests=most) if alone(one)}
-    first = max(capture_sizes(most, 3)) + 1
+    first = max(capture_sizes(DecodeShape(most, 3))) + 1
     assert kinds(range(first, 8193)) <= kinds(lengths)
     assert len(lengths) < 50
 
