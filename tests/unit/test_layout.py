@@ -199,3 +199,18 @@ def test_production_needs_nothing_of_the_demo(tmp_path: Path) -> None:
     size, file = done.stdout.split()[-2:]
     assert int(size) > 3_000_000
     assert Path(file).is_relative_to(tmp_path)
+
+
+def test_where_to_look_names_files_and_what_they_define() -> None:
+    section = ARCHITECTURE.partition("## Where to look")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2] for line in section.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) >= 10
+    for row in rows:
+        # A file, and the names behind it up to the next file.
+        for file, rest in re.findall(r"`([\w/]+\.py)`((?:(?!\.py`).)*)", row):
+            text = (PACKAGE / file).read_text()
+            for name in re.findall(r"`([A-Za-z_]+)`", rest):
+                assert re.search(rf"^(async )?(def|class) {name}\b|^ *{name}(:.*)? = ", text, re.MULTILINE), (
+                    file,
+                    name,
+                )
