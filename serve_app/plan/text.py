@@ -27,7 +27,7 @@ _FITS = {None: "yes", "warning": "fewer", "error": "no"}
 
 
 def render(plan: Mapping[str, Any]) -> str:
-    """Returns the text of a plan that `serve_app.plan.__main__.make_plan` made, with its file name added."""
+    """Returns the text of a plan that `contents.make_plan` made, with its file name added."""
     model, speculator = plan["model"], plan["speculator"]
     served = {"model": _checkpoint(model), "speculator": _checkpoint(speculator) if speculator else "none"}
     lines = _section(f"{plan['file']}: {model['id']}", served | {"served as": model["served_names"]})

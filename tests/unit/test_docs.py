@@ -30,7 +30,7 @@ from serve_app.api.efforts import EFFORTS
 from serve_app.client import __main__ as client
 from serve_app.config import AppConfig, read_config
 from serve_app.config.source import Source
-from serve_app.plan.__main__ import H100_MEMORY_GIB, make_plan
+from serve_app.plan.contents import H100_MEMORY_GIB, make_plan
 from serve_app.plan.memory import GIB_BYTES
 from serve_app.plan.text import render
 

@@ -9,10 +9,11 @@ import yaml
 
 from serve_app.config import AppConfig, read_config
 from serve_app.plan import __main__ as plan
+from serve_app.plan.contents import H100_MEMORY_GIB, make_plan
 from serve_app.plan.memory import GIB_BYTES
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-H100_BYTES = int(plan.H100_MEMORY_GIB * GIB_BYTES)
+H100_BYTES = int(H100_MEMORY_GIB * GIB_BYTES)
 LAYER = {
     "hidden_size": 128,
     "intermediate_size": 128,
@@ -52,7 +53,7 @@ def demo(folder: Path, **engine: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["prod.yaml", "prod-120b.yaml"])
 def test_production_configs_fit_an_80_gb_h100(name: str) -> None:
-    result = plan.make_plan(read_config(CONFIGS / name), H100_BYTES, 0)
+    result = make_plan(read_config(CONFIGS / name), H100_BYTES, 0)
     assert (result["problems"], result["notes"]) == ([], [])
     [configured] = [column for column in result["memory"] if column["is_configured"]]
     assert configured["name"] == result["model"]["id"].split("/")[-1]
@@ -118,7 +119,7 @@ def test_warnings_do_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_demo_folder_has_a_column_of_its_own(tmp_path: Path) -> None:
     args = demo(tmp_path, kv_cache_memory_bytes=GIB_BYTES, gpu_memory_utilization=0.1)
-    result = plan.make_plan(AppConfig.model_validate(args), H100_BYTES, 16 * GIB_BYTES)
+    result = make_plan(AppConfig.model_validate(args), H100_BYTES, 16 * GIB_BYTES)
     first, *others = result["memory"]
     assert (first["name"], first["device"], first["is_configured"]) == ("demo", "RAM", True)
     assert first["kv_cache_bytes"] == GIB_BYTES
@@ -133,7 +134,7 @@ def test_a_demo_folder_has_a_column_of_its_own(tmp_path: Path) -> None:
 
 def test_a_folder_on_a_gpu_has_one_too(tmp_path: Path) -> None:
     args = demo(tmp_path, num_gpus=1)
-    result = plan.make_plan(AppConfig.model_validate(args), H100_BYTES, 0)
+    result = make_plan(AppConfig.model_validate(args), H100_BYTES, 0)
     assert [column["name"] for column in result["memory"]] == ["demo", "gpt-oss-20b", "gpt-oss-120b"]
     assert result["memory"][0]["is_configured"]
     assert result["memory"][0]["device"] == "80 GB H100"
@@ -141,7 +142,7 @@ def test_a_folder_on_a_gpu_has_one_too(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     args = {"model": {"source": f"file:{tmp_path}/none"}, "engine": {"max_concurrent_requests": 1}}
-    result = plan.make_plan(AppConfig.model_validate(args), H100_BYTES, 0)
+    result = make_plan(AppConfig.model_validate(args), H100_BYTES, 0)
     assert [column["is_configured"] for column in result["memory"]] == [False, False]
     [note] = result["notes"]
     assert note.startswith(f"{tmp_path}/none/config.json is not there yet")
@@ -151,13 +152,13 @@ def test_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
 def test_a_folder_of_something_else(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)
     args = {"model": {"source": f"file:{tmp_path}"}, "engine": {"max_concurrent_requests": 1}}
-    [note] = plan.make_plan(AppConfig.model_validate(args), H100_BYTES, 0)["notes"]
+    [note] = make_plan(AppConfig.model_validate(args), H100_BYTES, 0)["notes"]
     assert note.endswith("the memory of this model is not planned")
 
 
 def test_a_model_of_unknown_shape() -> None:
     args = {"model": {"id": "a/b"}, "engine": {"max_concurrent_requests": 1}}
-    [note] = plan.make_plan(AppConfig.model_validate(args), H100_BYTES, 0)["notes"]
+    [note] = make_plan(AppConfig.model_validate(args), H100_BYTES, 0)["notes"]
     assert note == "the shape of a/b is not known here, so its memory is not planned"
 
 
