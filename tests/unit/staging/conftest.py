@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 from moto.server import ThreadedMotoServer
 
-from serve_app.staging import objects
+from serve_app.staging import cache_publisher, objects
 from serve_app.staging.objects import S3Location
+from tests.unit.staging.caches import Node
 from tests.unit.staging.fault_proxy import FaultProxy
 from tests.unit.staging.versions import Version, put, random_content
 
@@ -105,3 +109,37 @@ def unused_port() -> int:
 def version(s3: S3) -> Version:
     """A version that is published."""
     return put(s3, random_content(0))
+
+
+# --- caches of compiled code ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick_publisher(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The publisher in this process otherwise: its own costs most of a second."""
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        out, errors = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(errors):
+            status = cache_publisher.main(command[3:])
+        return subprocess.CompletedProcess(command, status, out.getvalue(), errors.getvalue())
+
+    if "own_process" not in request.fixturenames:
+        monkeypatch.setattr(subprocess, "run", run)
+        monkeypatch.setattr(os, "nice", lambda by: 0)
+
+
+@pytest.fixture
+def own_process() -> None:
+    """For tests that are about the publisher's process."""
+
+
+@pytest.fixture
+def node(tmp_path: Path, s3: S3, quick_publisher: None) -> Node:
+    return Node(tmp_path / "staged", f"s3://{s3.bucket}/caches")
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "ray.serve")
+    return caplog
