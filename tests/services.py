@@ -124,7 +124,7 @@ def connected(service: Service) -> Iterator[None]:
 
 
 def wait_for_load(num_running: int, num_waiting: int) -> None:
-    """Until so many sequences have their place in an engine, and so many wait for theirs."""
+    """Until so many sequences have their slot in an engine, and so many wait for theirs."""
     from ray import serve
 
     gate = serve.get_deployment_handle("Gate", "gpt-oss")

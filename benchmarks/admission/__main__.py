@@ -2,8 +2,8 @@
 
     python -m benchmarks.admission --out benchmarks/results/admission.json
 
-No GPU: two timed engines, two ingresses, HAProxy, the defaults of `admission`. An answer keeps its place for
-a second. The overload is of engines with four places each: so few that two cores are not what is measured.
+No GPU: two timed engines, two ingresses, HAProxy, the defaults of `admission`. An answer keeps its slot for
+a second. The overload is of engines with four slots each: so few that two cores are not what is measured.
 The tiers are of 16 each, of which `flex_leaves_free` keeps three free.
 """
 
@@ -34,16 +34,16 @@ OVERLOAD, FLOOD = 10, 2
 URGENT_PER_S = 1.0
 
 
-def num_places(shape: Shape) -> int:
+def num_slots(shape: Shape) -> int:
     """All engines' together; as many answers a second are served."""
     return shape.engines * shape.max_concurrent_requests
 
 
 def overload(url: str, seconds: float) -> dict[str, Any]:
     """As much as the engines take, then ten times that."""
-    places = num_places(OVERLOADED)
-    peak = load(url, seconds / 2, NUM_TOKENS, concurrency=places)
-    flood = load(url, seconds, NUM_TOKENS, rate=OVERLOAD * places)
+    slots = num_slots(OVERLOADED)
+    peak = load(url, seconds / 2, NUM_TOKENS, concurrency=slots)
+    flood = load(url, seconds, NUM_TOKENS, rate=OVERLOAD * slots)
     assert flood.refused_after_s
     say(
         f"overload: {flood.served_per_s:.2f} served a second, at the peak {peak.served_per_s:.2f}; "
@@ -57,7 +57,7 @@ def overload(url: str, seconds: float) -> dict[str, Any]:
 def tiers(url: str, seconds: float) -> dict[str, Any]:
     """Requests of the priority tier alone, then beside a flood of the flex tier."""
     alone = load(url, seconds, NUM_TOKENS, tier="priority", rate=URGENT_PER_S)
-    flood, urgent = beside(url, seconds, NUM_TOKENS, flood_rate=FLOOD * num_places(SHARED), rate=URGENT_PER_S)
+    flood, urgent = beside(url, seconds, NUM_TOKENS, flood_rate=FLOOD * num_slots(SHARED), rate=URGENT_PER_S)
     assert alone.ttft_s
     assert urgent.ttft_s
     ratios = {

@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.app, pytest.mark.filterwarnings("ignore")]
 
 CONFIG = read_config(ROOT / "configs" / "local.yaml")
 CAP = CONFIG.engine.max_concurrent_requests
-PLACES = CONFIG.engine.max_replicas * CAP
+SLOTS = CONFIG.engine.max_replicas * CAP
 # By default as many may wait as run.
-QUEUE = PLACES
+QUEUE = SLOTS
 SURPLUS = 8
 NUM_TOKENS = 30
 BODY = {
@@ -48,14 +48,14 @@ def ask(service: Service, **body: object) -> httpx.Response:
 
 @contextlib.contextmanager
 def full_engines(service: Service) -> Iterator[None]:
-    """A long stream at each place, until the end of the block: then their clients leave."""
+    """A long stream in each slot, until the end of the block: then their clients leave."""
     body = json.dumps(BODY | {"stream": True, "max_tokens": 3500, "min_tokens": 3500})
     with contextlib.ExitStack() as connections:
-        for _ in range(PLACES):
+        for _ in range(SLOTS):
             connection = HTTPConnection(service.url.removeprefix("http://"))
             connections.callback(connection.close)
             connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-        wait_for_load(PLACES, 0)
+        wait_for_load(SLOTS, 0)
         yield
 
 
@@ -81,7 +81,7 @@ def test_the_cap_the_queue_and_the_refusals(service: Service) -> None:
     with ThreadPoolExecutor(QUEUE + 1) as pool:
         with full_engines(service):
             waiting = [pool.submit(ask, service) for _ in range(QUEUE)]
-            wait_for_load(PLACES, QUEUE)
+            wait_for_load(SLOTS, QUEUE)
             refused = [ask(service, stream=index % 2 == 1) for index in range(SURPLUS)]
             body = {"model": MODEL, "input": "Hi", "stream": True}
             refused.append(httpx.post(f"{service.v1}/responses", json=body, timeout=300))
