@@ -22,6 +22,7 @@ from serve_app.admission.protocol import (
     Join,
     Lost,
     Message,
+    OpenRequest,
     Ping,
     Reason,
     Refused,
@@ -123,10 +124,14 @@ class GateClient:
     def _say_all(self) -> None:
         """Says all that is open, and asks again where there was no answer."""
         now = time.monotonic()
-        asking, answered = [], []
+        asking: list[AdmissionRequest] = []
+        answered: list[OpenRequest] = []
         for request in self._requests.values():
-            (asking if request.state is RequestState.ASKING else answered).append(request)
-        self.send(Join([request.as_open(now) for request in answered]))
+            if request.state is RequestState.ASKING:
+                asking.append(request)
+            else:
+                answered.append(request.as_open(now))
+        self.send(Join(answered))
         for request in asking:
             self.send(request.ask)
 
