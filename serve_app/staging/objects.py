@@ -40,7 +40,7 @@ DIGEST_METADATA = "sha256"
 # A connection that brings nothing for this long is given up, and its range asked for again.
 READ_TIMEOUT_S = 20
 CONNECT_TIMEOUT_S = 10
-# With the delays below, about two minutes of continuous failure: longer than S3's bursts of 503 Slow Down.
+# The delays between them add up to a minute (43 to 85 s): longer than S3's bursts of 503 Slow Down.
 MAX_ATTEMPTS = 10
 FIRST_DELAY_S = 0.2
 MAX_DELAY_S = 20.0
@@ -170,7 +170,11 @@ def explained(error: BaseException, what: str) -> StagingError:
 
 
 class Backoff:
-    """Counts failures in a row, and how long to wait after each: exponential, with full jitter."""
+    """Counts failures in a row, and waits after each: twice as long each time, half of it at random.
+
+    That is "equal jitter". With "full jitter" the delays could be short by chance, and all attempts be spent
+    within one burst of refusals.
+    """
 
     def __init__(self, stop: threading.Event | None = None) -> None:
         self.num_failures = 0
@@ -182,7 +186,7 @@ class Backoff:
         if self.num_failures >= MAX_ATTEMPTS:
             return False
         longest = min(MAX_DELAY_S, FIRST_DELAY_S * 2**self.num_failures)
-        # Spread out, so that the readers that were refused together do not come back together.
+        # At random, so that the readers that were refused together do not come back together.
         return not self._stop.wait(random.uniform(longest / 2, longest))
 
     def reset(self) -> None:
