@@ -114,6 +114,13 @@ _OF_THE_ENGINE = (
         without_it="each step of each request wakes a task of the replica",
     ),
     _ENGINE(
+        path="vllm.sampling_params:RequestOutputKind.DELTA",
+        used_in=(TRAFFIC,),
+        test="tests/unit/benchmarks/test_capacity.py",
+        is_vital=False,
+        without_it="`python -m benchmarks.capacity.gpu` cannot be run; the service is not affected",
+    ),
+    _ENGINE(
         path="vllm.plugins:load_general_plugins",
         used_in=(TOKEN_ENGINE, "pyproject.toml"),
         looked_up_by=(

@@ -3,7 +3,7 @@
 plugin.py           vLLM calls it in each of them
 grammars.py         how an engine core makes masks of grammars
 phases.py           seconds of a start from inside a worker
-cpu_repairs.py      two repairs of vLLM on CPUs
+cpu_repairs.py      repairs of vLLM on CPUs
 routing_kernels.py  kernels that are compiled once and not for each length of a step
 graph_report.py     which decode batches run in full CUDA graphs; the replica checks what it says
 """
