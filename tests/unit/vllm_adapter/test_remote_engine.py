@@ -455,7 +455,7 @@ async def test_cancelling_ends_the_call() -> None:
         sequence.cancel()  # once more, for nothing
 
 
-async def test_what_is_cancelled_before_it_has_begun_gives_its_place_back() -> None:
+async def test_what_is_cancelled_before_it_has_begun_gives_its_slot_back() -> None:
     async with harness(all_tokens) as one:
         one.start(Inbox()).cancel()
         await pass_until(lambda: one.remote.num_open == 0)
