@@ -1,28 +1,21 @@
-"""The list of private names: the code uses no others, the installed versions have them, the guard bites.
-
-`python tests/unit/test_private_names.py` writes the table of docs/upgrading.md anew.
-"""
+"""The list holds what the code uses, and the installed versions have what it holds."""
 
 from __future__ import annotations
 
 import ast
+import dis
 import importlib
-import logging
 import re
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-from serve_app.private_names import NAMES, PrivateName, PrivateNameError, check, usable
-from serve_app.private_names.name import attributes_of_objects, looks_up
+from serve_app.private_names import NAMES, PrivateName
+from serve_app.private_names.name import attributes_of_objects
 
-ROOT = Path(__file__).parents[2]
-UPGRADING = ROOT / "docs" / "upgrading.md"
+ROOT = Path(__file__).parents[3]
 # `benchmarks/serving/ray_llm_app.py` is Ray's own service, compared with in an environment of its own.
 SOURCES = sorted(
     path
@@ -34,9 +27,6 @@ SOURCES = sorted(
 INTERNAL_OF_RAY = ("ray.serve.context", "ray.experimental", "ray.serve.scripts")
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what vLLM and Ray import
-
-
-# --- the installed versions ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name.path)
@@ -63,7 +53,7 @@ def path_of(user: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-# --- the list holds all that the code uses -------------------------------------------------------------
+# --- what the code uses --------------------------------------------------------------------------------
 
 
 class Uses(ast.NodeVisitor):
@@ -365,8 +355,6 @@ def test_fields_of_outputs_are_listed() -> None:
 
 
 def test_the_stand_in_for_xgrammars_compiler_has_all_that_vllm_calls() -> None:
-    import dis
-
     from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
     from serve_app.vllm_worker.grammars import IsolatedCompiler
@@ -378,276 +366,3 @@ def test_the_stand_in_for_xgrammars_compiler_has_all_that_vllm_calls() -> None:
     }
     assert {"compile_json_schema", "compile_structural_tag"} <= called
     assert called <= set(dir(IsolatedCompiler))
-
-
-# --- the guard bites -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A library of a function that is looked up as a global, as an attribute and by import."""
-    module: Any = ModuleType("library")
-    program = """
-from types import SimpleNamespace
-
-def draft(x, scale=1):
-    return x * scale
-
-def step(x):
-    return draft(x)
-
-def late(x):
-    from library import draft
-    return draft(x)
-
-class Worker:
-    size: int
-
-    def __init__(self):
-        self.rank = 0
-
-    def start(self):
-        return self.load(now=True)
-
-    def load(self, *, now):
-        self.loaded = now
-
-    @property
-    def state(self):
-        return self.load
-
-def nested():
-    async def inner(worker):
-        return worker.load(now=True)
-    return inner
-"""
-    exec(compile(program, "library.py", "exec"), vars(module))
-    monkeypatch.setitem(sys.modules, "library", module)
-    return module
-
-
-def entry(path: str, **fields: Any) -> PrivateName:
-    defaults: dict[str, Any] = {
-        "used_in": ("serve_app.user",),
-        "without_it": "nothing works",
-        "test": "tests/unit/test_private_names.py",
-    }
-    return PrivateName(path=path, **defaults | fields)
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["library", "library:draft", "library:Worker.load", "library:Worker.size", "library:Worker.rank"],
-)
-def test_what_is_there(library: Any, path: str) -> None:
-    assert entry(path).problem() is None
-
-
-@pytest.mark.parametrize(
-    ("path", "problem"),
-    [
-        ("library:gone", "there is no library:gone"),
-        ("library:Worker.gone", "there is no library:Worker.gone"),
-        ("library.gone:draft", "library.gone cannot be imported"),
-    ],
-)
-def test_what_is_not(library: Any, path: str, problem: str) -> None:
-    found = entry(path).problem()
-    assert found
-    assert problem in found
-    # Another release may have it elsewhere.
-    assert entry(path, or_path="library:draft").problem() is None
-
-
-def test_parameters(library: Any) -> None:
-    assert entry("library:draft", parameters=("x", "scale")).problem() is None
-    assert entry("library:Worker.load", parameters=("now",)).problem() is None
-    found = entry("library:draft", parameters=("x", "bias", "scale", "shape")).problem()
-    assert found == "library:draft does not accept bias, shape"
-
-
-@pytest.mark.parametrize(
-    ("path", "caller"),
-    [
-        ("library:draft", "library:step"),
-        ("library:draft", "library:late"),
-        ("library:Worker.load", "library:Worker.start"),
-        ("library:Worker.load", "library:Worker.state"),
-        ("library:Worker.load", "library:nested"),
-        ("library:Worker.rank", "library:Worker"),
-    ],
-)
-def test_what_is_still_looked_up(library: Any, path: str, caller: str) -> None:
-    found = entry(path, looked_up_by=(caller,)).problem()
-    # A class stands for its constructor, which writes `rank` and does not read it.
-    assert (found is None) == (caller != "library:Worker")
-
-
-def test_what_is_replaced_must_be_looked_up(library: Any) -> None:
-    found = entry("library:draft", looked_up_by=("library:Worker.start",)).problem()
-    assert found == "library:Worker.start does not look library:draft up any more"
-    found = entry("library:draft", looked_up_by=("library:gone",)).problem()
-    assert found == "there is no library:gone, which is to look library:draft up"
-
-
-def test_a_copy_in_another_module_is_not_what_is_replaced(
-    library: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other: Any = ModuleType("other")
-    exec("from library import draft\ndef step(x):\n    return draft(x)\n", vars(other))
-    monkeypatch.setitem(sys.modules, "other", other)
-    assert looks_up(library.step, library, "draft")
-    assert not looks_up(other.step, library, "draft")
-    assert entry("library:draft", looked_up_by=("other:step",)).problem() is not None
-
-
-def test_compiled_code_cannot_be_looked_into(library: Any) -> None:
-    assert not looks_up(len, library, "draft")
-
-
-def test_costly_modules_are_not_imported_for_a_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    costly = entry("colorsys:gone", is_costly=True)
-    assert costly.problem() is None
-    assert "colorsys" not in sys.modules
-    assert costly.problem(everything=True) is not None
-    # Now it is there.
-    assert costly.problem() is not None
-
-
-def test_a_package_that_is_not_installed_lacks_nothing() -> None:
-    assert entry("no_such_package:gone", package="no_such_package").problem() is None
-    assert entry("no_such_package:gone").problem() is not None
-
-
-def test_what_is_vital_stops_the_start_with_words(library: Any) -> None:
-    names = [
-        entry("library:draft"),
-        entry("library:gone", without_it="sampled answers are noise"),
-        entry("library:Worker.gone", without_it="no engine starts"),
-        entry("library:lost", used_in=("serve_app.other",)),
-        entry("library:lost", used_in=("serve_app.user_of_another",)),
-    ]
-    with pytest.raises(PrivateNameError) as caught:
-        check("serve_app.user", names)
-    assert str(caught.value).splitlines() == [
-        "serve_app.user uses parts of other packages that are not there as it knows them:",
-        "- there is no library:gone; without it, sampled answers are noise (library is not installed)",
-        "- there is no library:Worker.gone; without it, no engine starts (library is not installed)",
-        "Install the versions that pyproject.toml pins, or adapt serve_app.user: docs/upgrading.md says how",
-    ]
-    check("serve_app.somebody", names)
-    # A package has what its modules have.
-    with pytest.raises(PrivateNameError, match="noise"):
-        check("serve_app", names)
-
-
-def test_what_costs_a_report_is_one_warning(library: Any, caplog: pytest.LogCaptureFixture) -> None:
-    names = [
-        entry("library:gone", is_vital=False, without_it="a report lacks a line"),
-        entry("library:lost", is_vital=False, without_it="it is slower"),
-    ]
-    with caplog.at_level(logging.WARNING, "ray.serve"):
-        check("serve_app.user", names)
-        assert not usable("serve_app.user", names)
-    first, second = [record.getMessage() for record in caplog.records]
-    assert first == second
-    assert "there is no library:gone; without it, a report lacks a line" in first
-    assert "it is slower" in first
-    assert usable("serve_app.user", [entry("library:draft")])
-
-
-# What is removed of the installed versions, and who must say so.
-REMOVED = [
-    ("vllm.v1.engine.async_llm:AsyncLLM._run_output_handler", "serve_app.vllm_adapter"),
-    ("vllm.v1.engine.output_processor:OutputProcessor.get_num_unfinished_requests", "serve_app.vllm_adapter"),
-    ("vllm.utils.gc_utils:freeze_gc_heap", "serve_app.vllm_adapter"),
-    ("vllm.v1.sample.rejection_sampler:apply_sampling_constraints", "serve_app.vllm_worker.cpu_repairs"),
-    ("vllm.v1.structured_output.backend_xgrammar:XgrammarBackend", "serve_app.vllm_worker.grammars"),
-    ("xgrammar:GrammarCompiler", "serve_app.vllm_worker.grammars"),
-    ("ray.serve._private.router:AsyncioRouter._handle_actor_died_error", "serve_app.routing"),
-    ("ray.serve._private.utils:generate_request_id", "serve_app.routing"),
-    ("ray.serve.context:_get_global_client", "serve_app.stop"),
-    ("ray.experimental.internal_kv:_internal_kv_put", "serve_app.sealing_key"),
-]
-
-
-@pytest.mark.parametrize(("path", "user"), REMOVED)
-def test_a_release_without_it_does_not_start(path: str, user: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    importlib.import_module("vllm.v1.engine.async_llm")
-    importlib.import_module("ray.serve._private.router")
-    check(user)
-    module, _, attributes = path.partition(":")
-    owner: Any = importlib.import_module(module)
-    *outer, last = attributes.split(".")
-    for attribute in outer:
-        owner = getattr(owner, attribute)
-    monkeypatch.delattr(owner, last)
-    with pytest.raises(PrivateNameError, match=re.escape(f"there is no {path}")):
-        check(user)
-
-
-def test_phases_are_left_alone_where_vllm_would_not_call_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    from vllm.v1.worker.worker_base import WorkerWrapperBase
-
-    from serve_app.vllm_worker import phases
-
-    monkeypatch.delattr(WorkerWrapperBase, "init_device")
-    with caplog.at_level(logging.WARNING, "ray.serve"):
-        phases.install(tmp_path / "start.jsonl")
-    assert "`stage report` does not say what a start spends inside vLLM" in caplog.text
-    assert not hasattr(WorkerWrapperBase, "init_device")
-
-
-# --- the page ------------------------------------------------------------------------------------------
-
-
-def table() -> str:
-    """The list as a table of Markdown. What is lost together, and guarded by the same tests, is one row."""
-    lines = ["| without it | names | used in | tests |", "| --- | --- | --- | --- |"]
-    groups: dict[tuple[str, str, bool], list[PrivateName]] = {}
-    for name in NAMES:
-        groups.setdefault((name.without_it, name.test, name.is_vital), []).append(name)
-    for (without_it, test, is_vital), names in groups.items():
-        users = sorted({user.removeprefix("serve_app.") for name in names for user in name.used_in})
-        lost = without_it if is_vital else f"{without_it} (no more than a warning)"
-        lines.append(f"| {lost} | {by_owner(names)} | {ticked(users)} | `{test.removeprefix('tests/')}` |")
-    return "\n".join(lines)
-
-
-def by_owner(names: list[PrivateName]) -> str:
-    """Names after the module or class that they are of, which is said once."""
-    owners: dict[str, list[str]] = {}
-    for name in names:
-        owner, _, last = re.match(r"(.*?)(?:([:.])([^:.]+))?$", name.path).groups()  # type: ignore[union-attr]
-        owners.setdefault(owner, []).append(last)
-    return "; ".join(f"`{owner}`: {ticked(lasts)}" for owner, lasts in owners.items())
-
-
-def ticked(words: list[str]) -> str:
-    return ", ".join(f"`{word}`" for word in words)
-
-
-def written_anew(text: str) -> str:
-    begin, end = "<!-- names -->", "<!-- /names -->"
-    before, _, rest = text.partition(begin)
-    _, found, after = rest.partition(end)
-    assert found, f"docs/upgrading.md has no part between {begin} and {end}"
-    return f"{before}{begin}\n\n{table()}\n\n{end}{after}"
-
-
-def test_the_page_has_the_list() -> None:
-    text = UPGRADING.read_text()
-    assert text == written_anew(text), "run: python tests/unit/test_private_names.py"
-
-
-def test_every_name_is_on_the_page() -> None:
-    text = table()
-    for name in NAMES:
-        assert f"`{re.split('[:.]', name.path)[-1]}`" in text
-
-
-if __name__ == "__main__":
-    UPGRADING.write_text(written_anew(UPGRADING.read_text()))
