@@ -12,13 +12,17 @@ from typing import Any
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from serve_app.errors import BadRequestError, GrammarsBusyError
 from serve_app.grammars.checker import CRASHED, TOO_LONG, GrammarChecker
-from serve_app.grammars.worker import MAX_NESTING, NO_TEXT, TOO_DEEP, TOO_SLOW, nests_deeper
+from serve_app.grammars.worker import NO_TEXT, TOO_DEEP, TOO_SLOW
 from serve_app.harmony.conversation import Tool
 from serve_app.harmony.grammar import ContentFormat, structural_tag
 from serve_app.harmony.tokens import Vocabulary
+
+# They share the workers of one checker, which belongs to an event loop.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PARAM = "response_format"
 CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 200}}, "required": ["city"]}
@@ -41,7 +45,7 @@ async def checking(**options: Any) -> AsyncIterator[GrammarChecker]:
         await checker.close()
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def checker() -> AsyncIterator[GrammarChecker]:
     async with checking() as checker:
         checker.start()
@@ -150,16 +154,6 @@ def nested(depth: int) -> dict[str, Any]:
 async def test_a_schema_that_nests_deeper_than_vllm_takes(checker: GrammarChecker) -> None:
     await checker.check(tag_of("json_schema", nested(70)), PARAM)
     assert await refusal(checker, tag_of("json_schema", nested(80))) == TOO_DEEP
-
-
-def test_how_deep_a_document_nests() -> None:
-    assert not nests_deeper("[" * 3 + "]" * 3, 3)
-    assert nests_deeper("[" * 4 + "]" * 4, 3)
-    assert nests_deeper('{"a": [1, {"b": {}}], "c": 1}', 3)
-    assert not nests_deeper('{"a": [1, {"b": {}}], "c": 1}', 4)
-    assert nests_deeper("[" * 100_000 + "]" * 100_000, MAX_NESTING)
-    assert not nests_deeper("[", 3)
-    assert not nests_deeper("1", 3)
 
 
 async def test_no_structural_tag(checker: GrammarChecker) -> None:
