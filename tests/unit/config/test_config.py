@@ -45,7 +45,9 @@ def application(args: Any) -> dict[str, Any]:
 def test_defaults() -> None:
     config = parse()
     assert config.model == ModelSource(
-        id="openai/gpt-oss-20b", source="hf:openai/gpt-oss-20b", served_names=("openai/gpt-oss-20b",)
+        id="openai/gpt-oss-20b",
+        source=Source.parse("hf:openai/gpt-oss-20b"),
+        served_names=("openai/gpt-oss-20b",),
     )
     assert config.speculator is None
     assert config.num_draft_tokens == 0

@@ -184,7 +184,9 @@ async def test_who_comes_again_under_its_name_takes_over() -> None:
 def test_what_is_queued_is_bounded_by_the_high_water_mark() -> None:
     nobody = CurveAddress("tcp://127.0.0.1:1", zmq.curve_keypair()[0])
     with owners(1) as (client,):
-        push = zmq.Socket.shadow(client.connect(zmq.PUSH, nobody, high_water_mark=3).underlying)
+        push: zmq.Socket[bytes] = zmq.Socket.shadow(
+            client.connect(zmq.PUSH, nobody, high_water_mark=3).underlying
+        )
         for _ in range(3):
             push.send(b"", zmq.NOBLOCK)
         with pytest.raises(zmq.Again):
