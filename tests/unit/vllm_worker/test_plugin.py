@@ -149,3 +149,45 @@ def test_vllm_finds_the_plugin() -> None:
 
     [entry] = metadata.entry_points(group=DEFAULT_PLUGINS_GROUP, name="serve_app")
     assert entry.load() is plugin.install
+
+
+# A process as vLLM starts it, on whatever this machine has.
+STARTED = """
+import multiprocessing, sys
+
+def core():
+    from serve_app.vllm_worker import plugin
+    plugin.install()
+    import threading, torch, xgrammar
+    from vllm.platforms import current_platform
+    from vllm.v1.sample import rejection_sampler
+    print([thread.name for thread in threading.enumerate() if thread.daemon])
+    print(xgrammar.GrammarCompiler.__module__, xgrammar.TokenizerInfo.from_huggingface.__module__)
+    if current_platform.is_cpu():
+        print(rejection_sampler.expand_batch_to_tokens.__module__, torch.Generator.__module__)
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("fork").Process(target=core)
+    child.start()
+    child.join()
+    sys.exit(child.exitcode)
+"""
+
+
+def test_a_process_that_vllm_starts(tmp_path: Path) -> None:
+    """All of it, with vLLM's own platform, executors and grammar backend."""
+    program = tmp_path / "replica.py"
+    program.write_text(STARTED)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), timeline.VARIABLE: str(tmp_path / "start.jsonl")}
+    done = subprocess.run(
+        [sys.executable, str(program)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("[", "serve_app"))]
+    assert lines[0] == "['leave-with-parent']"
+    assert set(" ".join(lines[1:]).split()) <= {
+        "serve_app.vllm_worker.grammars",
+        "serve_app.vllm_worker.cpu_repairs",
+    }
+    assert len(lines) >= 2
+    assert "docs/upgrading.md" not in done.stdout + done.stderr  # no warning of a name that is missing
