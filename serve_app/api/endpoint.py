@@ -13,7 +13,8 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from serve_app.admission.client import AdmissionRequest, GateClient
+from serve_app.admission.admission_request import AdmissionRequest
+from serve_app.admission.client import GateClient
 from serve_app.admission.http import key_of, limit_headers, retry_after, tier_of
 from serve_app.api import long_bodies
 from serve_app.api.error_forms import ErrorForm, new_request_id

@@ -183,7 +183,7 @@ async def test_what_is_known_of_a_request() -> None:
         waiting.take_slot().release(10)
         assert waiting.state is RequestState.RUNNING
         waiting.close()
-        assert waiting.state is RequestState.CLOSED
+        assert (waiting.state, waiting.refusal) == (RequestState.CLOSED, None)
 
 
 async def test_who_is_refused_after_a_wait_no_longer_waits() -> None:
