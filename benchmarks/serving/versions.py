@@ -67,7 +67,8 @@ class Version:
             commit = None
         environment = os.environ | self.environment()
         told = subprocess.check_output([self.python, "-c", TELL], cwd=self.checkout, env=environment)
-        return {"commit": commit} | json.loads(told)
+        versions: dict[str, Any] = json.loads(told)
+        return {"commit": commit} | versions
 
     def end(self) -> None:
         """Kills what its Ray and Serve have left: an HAProxy can outlive them, and keep its ports."""
