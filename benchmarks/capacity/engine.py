@@ -64,7 +64,8 @@ async def serve(spec: dict[str, Any], results: TextIO) -> None:
     try:
         while line := await asyncio.to_thread(sys.stdin.readline):
             values = json.loads(line)
-            traffic = Traffic(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            traffic = Traffic(**fields)
             print(json.dumps(await run(engine.llm, traffic)), file=results, flush=True)
     finally:
         engine.shutdown()
