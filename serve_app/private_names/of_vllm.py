@@ -162,6 +162,7 @@ _OF_THE_INGRESS = (
             "mm_cache_miss_hashes",
             "new_sampling_mask",
             "spec_decode_metrics",
+            "prompt_token_id_logprobs",
         ),
         without_it=_NO_FRAMES,
     ),

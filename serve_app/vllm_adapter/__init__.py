@@ -1,4 +1,4 @@
-"""Everything this project takes from inside vLLM 0.29, and nothing else imports vLLM.
+"""Everything this project takes from inside vLLM 0.32, and nothing else imports vLLM.
 
 Two halves, which meet at the engine core's own messages:
 

@@ -55,4 +55,5 @@ def _has_only_tokens(output: EngineCoreOutput) -> bool:
         and output.mm_cache_miss_hashes is None
         and output.new_sampling_mask is None
         and output.spec_decode_metrics is None
+        and output.prompt_token_id_logprobs is None
     )

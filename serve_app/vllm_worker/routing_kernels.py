@@ -1,6 +1,6 @@
 """Routing of tokens to experts, compiled once and not anew for each length of a step.
 
-Two kernels of vLLM 0.29's `triton_kernels` have the stride of a matrix of bits as a constant, and that stride
+Two kernels of vLLM 0.32's `triton_kernels` have the stride of a matrix of bits as a constant, and that stride
 is the tokens of the step, rounded up to 32. So Triton compiles both for every 32 tokens that a step may be
 longer, in front of whoever sends the first prompt of that length: 992 versions up to 8,192 tokens, and all
 of them before the replica is ready took 179 s of an H100's host (benchmarks/results/capacity_gpu.json). As
@@ -36,7 +36,7 @@ def install() -> None:
             # Other releases have other kernels. The engine runs, as vLLM alone would.
             logger.warning(
                 "%s.%s is not the kernel that is known here (%s): prompts of new lengths will wait for "
-                "kernels to be compiled. Use the triton_kernels that come with vLLM 0.29",
+                "kernels to be compiled. Use the triton_kernels that come with vLLM 0.32",
                 module,
                 kernel,
                 error,

@@ -1,4 +1,4 @@
-"""Lengths of a step that are compiled apart: the kernels of gpt-oss's experts in vLLM 0.29, on Hopper.
+"""Lengths of a step that are compiled apart: the kernels of gpt-oss's experts in vLLM 0.32, on Hopper.
 
 Steps above the largest CUDA graph are launched kernel by kernel. Triton compiles a kernel anew for each value
 of its constants, and for integers that are 1, multiples of 16, or neither. In vLLM's `triton_kernels`:

@@ -97,11 +97,15 @@ EVERYWHERE: dict[str, list[Rule]] = {
             "*usage/cache_read_input_tokens",
             "*usage/output_tokens_details/thinking_tokens",
         ),
+        rule(fewer, "*usage/input_tokens_details/cache_write_tokens"),
         rule(theirs_only, "*_per_turn/*", "*/output_tokens_details/tool_output_tokens"),
     ],
     "reasoning-tokens": [
-        rule(more, "*usage/completion_tokens_details/reasoning_tokens"),
-        rule(fewer, "*usage/output_tokens_details/reasoning_tokens"),
+        rule(
+            fewer,
+            "*usage/completion_tokens_details/reasoning_tokens",
+            "*usage/output_tokens_details/reasoning_tokens",
+        ),
     ],
     "reasoning-names": [rule(ours_only, "*/message/reasoning_content", "*/delta/reasoning_content")],
     "service-tier": [
@@ -181,6 +185,7 @@ OF_REQUESTS: dict[str, list[Rule]] = {
     "errors-before-streams": [rule(values(400, 200), "status")],
     # `without_thinking` takes it out of vLLM's answer.
     "thinking-as-asked": [],
+    "thinking-budgets": _SERVED,
     "tokenize-messages": [rule(anything, "body/tokens/*"), rule(more, "body/count")],
 }
 NAMES = (*EVERYWHERE, *OF_REQUESTS)

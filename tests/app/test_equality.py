@@ -138,10 +138,8 @@ def message(
     messages: str | list[dict[str, Any]], *differences: str, stream: bool = True, **body: Any
 ) -> Request:
     messages = user(messages) if isinstance(messages, str) else messages
-    thinking = {"type": "enabled", "budget_tokens": 5000}
-    return Request(
-        MESSAGES, {"messages": messages, "max_tokens": 200, "thinking": thinking} | body, differences, stream
-    )
+    given = {"messages": messages, "max_tokens": 200, "thinking": {"type": "adaptive"}}
+    return Request(MESSAGES, given | body, differences, stream)
 
 
 CALLED = {
@@ -315,6 +313,9 @@ REQUESTS: dict[str, Request] = {
     "responses, stored": response(SUM, "nothing-stored", previous_response_id="resp_1"),
     "messages": message(SUM),
     "messages, no thinking": message(SUM, "thinking-as-asked", thinking=None, stream=False),
+    "messages, budget for thinking": message(
+        SUM, "thinking-budgets", thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=2000
+    ),
     "messages, system": message(SUM, system="Be brief."),
     "messages, cut": message(COUNT, max_tokens=25),
     "messages, stop": message(COUNT, "stop-strings", stop_sequences=[" 17"], max_tokens=400),

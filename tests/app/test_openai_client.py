@@ -53,7 +53,7 @@ def test_health_and_version(service: Service) -> None:
     health = httpx.get(f"{service.url}/health")
     assert health.status_code == 200
     assert health.json()["status"] == "ready"
-    assert httpx.get(f"{service.url}/version").json() == {"version": "0.29.0"}
+    assert httpx.get(f"{service.url}/version").json() == {"version": "0.32.0"}
 
 
 def test_chat(client: openai.OpenAI) -> None:

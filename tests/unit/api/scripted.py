@@ -235,7 +235,7 @@ class Service:
             RepairReport(lambda *repair: self.repairs.append(repair)).add,
         )
         app = new_app(max_body_bytes, num_ready_engines, origins)
-        facts = ServiceFacts(NAMES, MODEL, "0.29.0", keep_alive_s)
+        facts = ServiceFacts(NAMES, MODEL, "0.32.0", keep_alive_s)
         add_routes(app, generator, self.gate, vocabulary, Sealer(bytes(32)), facts)
         return app
 

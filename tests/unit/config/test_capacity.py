@@ -59,7 +59,7 @@ def test_the_number_of_graphs_is_bounded() -> None:
 
 @pytest.mark.parametrize("num_draft_tokens", range(MAX_DRAFT_TOKENS + 1))
 def test_vllm_changes_nothing(num_draft_tokens: int) -> None:
-    """`adjust_cudagraph_sizes_for_spec_decode` of vLLM 0.29 rounds up, and drops what is then too large."""
+    """`adjust_cudagraph_sizes_for_spec_decode` of vLLM 0.32 rounds up, and drops what is then too large."""
     for requests in range(1, 300):
         shape = DecodeShape(requests, num_draft_tokens)
         sizes, tokens = capture_sizes(shape), shape.tokens_per_request

@@ -74,7 +74,7 @@ def prompt_text(*turns: Turn, tools: tuple[Tool, ...] = (), is_continued: bool =
 
 
 def message_of(turn: Turn) -> Any:
-    """The message as vLLM 0.29 makes it of a chat's message."""
+    """The message as vLLM 0.32 makes it of a chat's message."""
     said = oh.Message.from_role_and_content
     match turn:
         case UserText(text, name):

@@ -82,7 +82,7 @@ def test_speculator_is_small() -> None:
 def test_kv_blocks_are_counted_as_vllm_counts_them(
     model: Architecture, has_speculator: bool, batched_tokens: int, block_bytes: int, blocks: int
 ) -> None:
-    """The figures are those of vLLM 0.29's own functions, called with these layers.
+    """The figures are those of vLLM 0.32's own functions, called with these layers.
 
     `_get_kv_cache_groups_uniform_page_size`, `_get_kv_cache_bytes_per_block`,
     `get_max_concurrency_for_kv_cache_config`.

@@ -12,7 +12,7 @@ from serve_app.config import AppConfig, EngineConfig
 from serve_app.engine_arguments import engine_arguments
 from serve_app.staging.cache_key import IRRELEVANT_ARGUMENTS, cpu_flags, factors_of, key_of
 
-COMPILER = {"vllm": "0.29.0", "torch": "2.13.0", "cuda": "13.0", "device": "NVIDIA H100", "driver": "580"}
+COMPILER = {"vllm": "0.32.0", "torch": "2.13.0", "cuda": "13.0", "device": "NVIDIA H100", "driver": "580"}
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_compiler_of_this_machine(checkpoint: Path, monkeypatch: pytest.MonkeyPa
     from serve_app.vllm_adapter import compiler_factors
 
     here = compiler_factors()
-    assert here["vllm"].startswith("0.29")
+    assert here["vllm"].startswith("0.32")
     assert {"torch", "cuda", "device", "capability", "packages", "switches"} <= set(here)
     assert json.loads(json.dumps(here)) == here
     # Where caches lie, and what a process is told besides, make no difference to vLLM either.
