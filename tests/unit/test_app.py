@@ -12,6 +12,7 @@ import pytest
 from serve_app.config import AppConfig, ConfigError, read_config
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
 from serve_app.harmony.installation import HarmonyInstallationError
+from serve_app.private_names import PrivateNameError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -95,6 +96,17 @@ def test_a_second_distribution_of_harmony_is_said(
     (info / "METADATA").write_text("Metadata-Version: 2.4\nName: oss-harmony\nVersion: 0.0.11\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(HarmonyInstallationError, match=r"oss-harmony 0\.0\.11 are both installed"):
+        app.build(config_with())
+
+
+def test_a_ray_without_what_the_router_needs_is_refused(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serve imports the router in each ingress, where an error would be one of many in a log."""
+    from ray.serve._private.request_router.request_router import RequestRouter
+
+    monkeypatch.delattr(RequestRouter, "_choose_replica_for_request")
+    with pytest.raises(PrivateNameError, match="requests do not go where the gate says"):
         app.build(config_with())
 
 

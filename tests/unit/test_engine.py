@@ -356,11 +356,12 @@ def test_another_process_gets_it_by_value() -> None:
 
     import serve_app.engine
 
-    cloudpickle.register_pickle_by_value(serve_app.engine)
+    pickler: Any = cloudpickle
+    pickler.register_pickle_by_value(serve_app.engine)
     try:
-        content = cloudpickle.dumps(Engine)
+        content = pickler.dumps(Engine)
     finally:
-        cloudpickle.unregister_pickle_by_value(serve_app.engine)
+        pickler.unregister_pickle_by_value(serve_app.engine)
     program = (
         "import pickle, sys; restored = pickle.load(sys.stdin.buffer); "
         "defaults = restored.__init__.__kwdefaults__; "

@@ -11,7 +11,7 @@ from serve_app import stop
 from serve_app.stop import INTERRUPTED, POLL_S, REPORT_S, main, take_down
 
 
-class Clock:
+class Clock(stop.Clock):
     """Time passes only when somebody waits."""
 
     def __init__(self, interrupt_at: float = float("inf")) -> None:
@@ -103,8 +103,9 @@ def test_a_cluster_without_serve_has_no_controller(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(context, "_get_global_client", missing)
     assert stop.connected_controller() is None
-    monkeypatch.setattr(context, "_get_global_client", lambda: "the client")
-    assert stop.connected_controller() == "the client"
+    client: Any = object()
+    monkeypatch.setattr(context, "_get_global_client", lambda: client)
+    assert stop.connected_controller() is client
 
 
 def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
