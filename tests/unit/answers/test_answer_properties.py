@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from serve_app.answers.answer import AnswerReader
@@ -13,6 +13,7 @@ from serve_app.answers.offer import Offer
 from serve_app.answers.repairs import KINDS, Repair
 from serve_app.harmony.slips import Slip
 from serve_app.harmony.tokens import CALL, ENDOFTEXT, FIRST_SPECIAL, RETURN, Vocabulary
+from tests.examples import examples
 from tests.unit.answers.folding import Answer, read, read_by, tokens_of
 
 ENDS = ("<|end|>", "<|return|>", "<|call|>", "<|endoftext|>")
@@ -72,9 +73,7 @@ ANSWERS = st.tuples(st.booleans(), st.sampled_from(HEADERS), st.lists(_pieces(),
 OFFERED = st.sampled_from(OFFERS)
 REASONS = st.sampled_from(("stop", "length"))
 BATCHES = st.lists(st.integers(1, 7), min_size=1, max_size=10)
-any_answer = settings(
-    max_examples=NUM_EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
-)
+any_answer = examples(NUM_EXAMPLES, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
 def spelled(answer: list[int]) -> list[TokenLogprob]:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import time
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.answers.stop_strings import Match, StopSearch, StopStrings
+from tests.examples import examples
 
 
 def search(stop: list[str], parts: list[str]) -> tuple[list[str], Match | None]:
@@ -45,7 +46,7 @@ def test_an_empty_string_stops_nothing() -> None:
     assert StopStrings(["", "a"])
 
 
-@settings(max_examples=500, deadline=None, derandomize=True)
+@examples(500, derandomize=True)
 @given(
     st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=4),
     st.lists(st.text("abcd", max_size=6), max_size=8),

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.answers.items import AnswerEnded, Delta, Finish, ItemEvent, TokenLogprob
 from serve_app.answers.offer import PlainText
 from serve_app.answers.text import TextReader
 from serve_app.harmony.tokens import CALL, CHANNEL, ENDOFTEXT, MESSAGE, RETURN, START, Vocabulary
+from tests.examples import examples
 
 VOCABULARY = Vocabulary.load()
 SOME = [*VOCABULARY.encode("one, two, STOP aab\n\n7 é👋🏽🦒"), START, CHANNEL, MESSAGE, RETURN]
@@ -165,7 +166,7 @@ PLAINS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(PLAINS, TOKENS, st.lists(st.integers(0, 5), max_size=40), st.sampled_from(["stop", "length"]))
 def test_the_answer_does_not_depend_on_batches(
     plain: PlainText, tokens: list[int], sizes: list[int], reason: Literal["stop", "length"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given
 
 from tests import bodies
+from tests.examples import examples
 from tests.unit.api.scripted import CHAT, MESSAGES, RESPONSES, scripted_service
 
 NUM_EXAMPLES = 300
@@ -18,16 +19,15 @@ VALID = {
 }
 
 
-def examples(path: str) -> list[bytes]:
+def changed_bodies(path: str) -> list[bytes]:
     found: list[bytes] = []
     valid, limit = VALID[path]
 
     @given(body=bodies.changed(valid))
-    @settings(
-        max_examples=NUM_EXAMPLES,
+    @examples(
+        NUM_EXAMPLES,
         derandomize=True,
         database=None,
-        deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
@@ -53,7 +53,7 @@ async def test_changed_bodies(path: str) -> None:
     async with scripted_service() as service:
         headers = {"content-type": "application/json"}
         async with service.client() as client:
-            for content in examples(path):
+            for content in changed_bodies(path):
                 answer = await client.post(path, content=content, headers=headers)
                 statuses.add(answer.status_code)
                 assert not bodies.server_errors(answer.status_code, answer.text), content[:5000]

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.answers.items import (
@@ -31,6 +31,7 @@ from serve_app.harmony.conversation import (
     Conversation,
     UserText,
 )
+from tests.examples import examples
 from tests.unit.api.chat_bodies import (
     ANSWER,
     CALLED,
@@ -286,7 +287,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PLACES = [*places(VALID), *((name,) for name in ChatRequest.__struct_fields__ if name not in VALID)]
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(st.lists(st.tuples(st.sampled_from(PLACES), VALUES | st.just(...)), max_size=3))
 def test_any_body_is_an_exchange_or_a_bad_request(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     body = copy.deepcopy(VALID)
@@ -321,7 +322,7 @@ def test_a_body_that_is_nested_too_deeply_is_a_bad_request(depth: int) -> None:
             exchange(**fields)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.dictionaries(st.sampled_from(ChatRequest.__struct_fields__) | st.text(max_size=4), VALUES))
 def test_any_object_is_an_exchange_or_a_bad_request(body: dict[str, Any]) -> None:
     with contextlib.suppress(BadRequestError):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
@@ -28,6 +28,7 @@ from serve_app.answers.usage import Usage
 from serve_app.api.chat.answer import AnswerOptions, ChatEncoder
 from serve_app.api.exchange import Start
 from serve_app.errors import EngineLostError
+from tests.examples import examples
 
 PROMPT = [200006, 1, 2]
 USAGE = Usage(3, 12, 5, 2)
@@ -329,7 +330,7 @@ def answers(draw: st.DrawFn) -> list[ItemEvent]:
     return [*events, AnswerEnded(finish, draw(st.integers(0, 99)), 0, draw(st.none() | TEXTS))]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(answers(), min_size=1, max_size=3), st.booleans(), st.booleans(), st.booleans(), st.data())
 def test_a_stream_folds_to_the_body(
     choices: list[list[ItemEvent]],

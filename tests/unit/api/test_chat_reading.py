@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
@@ -16,6 +16,7 @@ from serve_app.answers.items import AnswerEnded, TokenLogprob
 from serve_app.answers.usage import Usage
 from serve_app.api.exchange import Start
 from serve_app.harmony.tokens import Vocabulary
+from tests.examples import examples
 from tests.unit.answers.folding import tokens_of
 from tests.unit.api.chat_bodies import PERSON_FORMAT, TOOLS, exchange, offer_of
 from tests.unit.api.test_chat_answer import choices_of, folded
@@ -84,7 +85,7 @@ def without_ids(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "id": "", "choices": [{**choice, "message": message}]}
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     ANSWERS,
     st.sampled_from(REQUESTS),

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from openai.types import Completion
@@ -22,6 +22,7 @@ from serve_app.api.completions.request import MAX_SEQUENCES, CompletionRequest
 from serve_app.api.exchange import Exchange, Start
 from serve_app.errors import BadRequestError, EngineLostError
 from serve_app.harmony.tokens import RETURN, Vocabulary
+from tests.examples import examples
 
 VOCABULARY = Vocabulary.load()
 SIZE = len(VOCABULARY.token_bytes)
@@ -420,7 +421,7 @@ def test_the_service_tier_is_echoed() -> None:
     assert Answers({"service_tier": "flex"}, [ids("a")]).body()["service_tier"] == "flex"
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(
     st.fixed_dictionaries(
         {},

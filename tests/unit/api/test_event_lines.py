@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.answers.items import CallBegan, Delta, Finish, ItemEnded, ItemEvent, ReasoningBegan, TextBegan
@@ -16,6 +16,7 @@ from serve_app.api.chat.answer import AnswerOptions, ChatEncoder
 from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Encoder
 from serve_app.errors import TokensLostError
+from tests.examples import examples
 from tests.unit.api.chat_bodies import START
 from tests.unit.api.response_answers import ended, new_encoder
 
@@ -49,7 +50,7 @@ def test_ascii_is_not_copied() -> None:
 
 
 @pytest.mark.parametrize("api", ENCODERS)
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(text=TEXTS.filter(bool))
 def test_each_event_of_a_stream_is_one_line(api: str, text: str) -> None:
     encoder = ENCODERS[api]()

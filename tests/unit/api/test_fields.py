@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.api.fields import MAX_QUOTED_CHARS, check_nul, convert, join, quoted, read_body, without_nulls
 from serve_app.errors import BadRequestError, body_of
+from tests.examples import examples
 
 
 class Part(msgspec.Struct):
@@ -109,7 +110,7 @@ json_values = st.recursive(
 
 
 @given(body=st.dictionaries(st.text(), json_values, max_size=5))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_nul_is_refused_exactly_where_there_is_one(body: dict[str, Any]) -> None:
     raw = msgspec.json.encode(body) if all_fit(body) else json.dumps(body).encode()
     if "\\u0000" in json.dumps(body).replace("\\\\", ""):
@@ -132,6 +133,7 @@ def test_small_helpers() -> None:
     assert len(quoted("x" * 10_000)) < MAX_QUOTED_CHARS + 10
 
 
+@pytest.mark.slow
 def test_nul_is_looked_for_in_little_memory() -> None:
     # A place for each value, as a text, would take 100 GB.
     body: dict[str, Any] = {"k" * 100_000: ["a"] * 500_000 + [{}] * 500_000, "z": rb"\u0000".decode()}

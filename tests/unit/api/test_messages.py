@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from anthropic.types import Message as AnthropicMessage
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.answers.items import CallBegan, Delta, Finish, ItemEnded, ItemEvent, ReasoningBegan, TextBegan
@@ -30,6 +30,7 @@ from serve_app.harmony.conversation import (
     Turn,
     UserText,
 )
+from tests.examples import examples
 from tests.unit.api.messages_client import START, Answer, ended
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
@@ -482,7 +483,7 @@ TOOLS = st.lists(
     )
     | st.dictionaries(st.sampled_from(NAMES), JSON)
 )
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_any_body_is_read_or_refused(request: dict[str, Any]) -> None:
     made, refused = None, None
     try:

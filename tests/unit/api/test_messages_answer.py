@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.answers.items import (
@@ -19,6 +19,7 @@ from serve_app.api.messages.answer import NOT_AN_OBJECT, Display, MessagesEncode
 from serve_app.api.messages.fold import object_of
 from serve_app.api.sealing import Sealer
 from serve_app.errors import TokensLostError
+from tests.examples import examples
 from tests.unit.api.messages_client import START, Answer, checked, ended
 
 SHOWN = View(display=Display.TEXT)
@@ -223,7 +224,7 @@ def answers(draw: st.DrawFn) -> list[ItemEvent]:
 
 
 @given(answers(), st.sampled_from(Display))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_whatever_was_said_the_stream_folds_to_the_body(items: list[ItemEvent], display: Display) -> None:
     answer = Answer(items, View(display=display))
     assert answer.folded_by_client() == checked(answer.body)
@@ -233,7 +234,7 @@ def test_whatever_was_said_the_stream_folds_to_the_body(items: list[ItemEvent], 
 
 
 @given(TEXTS)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_arguments_that_are_an_object_are_one_for_other_readers_too(text: str) -> None:
     if (value := object_of(text)) is not None:
         assert json.loads(text) == value

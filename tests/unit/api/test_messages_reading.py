@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.answers.answer import AnswerReader
@@ -16,6 +16,7 @@ from serve_app.answers.offer import Offer
 from serve_app.answers.usage import Usage
 from serve_app.api.messages.answer import Display, View
 from serve_app.harmony.tokens import Vocabulary
+from tests.examples import examples
 from tests.unit.answers.folding import tokens_of
 from tests.unit.api.messages_client import Answer, checked
 
@@ -84,7 +85,7 @@ def without_ids(body: dict[str, Any]) -> dict[str, Any]:
     st.lists(st.integers(1, 7), min_size=1, max_size=10),
     st.sampled_from((Display.NOTHING, Display.TEXT)),
 )
-@settings(max_examples=120, deadline=None)
+@examples(120)
 def test_any_tokens_are_a_message(
     tokens: list[int], offer: Offer, reason: Reason, batches: list[int], display: Display
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from openai import Omit
 from openai.lib.streaming.responses._responses import ResponseStreamState
 from openai.types.responses import ResponseErrorEvent, ResponseFailedEvent
@@ -23,6 +23,7 @@ from serve_app.answers.items import (
 )
 from serve_app.api.responses.exchange import input_tokens_body
 from serve_app.errors import EngineLostError, OverloadedError, ServiceError
+from tests.examples import examples
 from tests.unit.api.response_answers import (
     ANSWERS,
     CALL,
@@ -211,7 +212,7 @@ def test_the_number_of_input_tokens() -> None:
     assert input_tokens_body(7) == {"object": "response.input_tokens", "input_tokens": 7}
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(ANSWERS)
 def test_openais_accumulator_takes_any_answer(made: tuple[list[ItemEvent], Finish]) -> None:
     items, finish = made
@@ -228,7 +229,7 @@ def test_openais_accumulator_takes_any_answer(made: tuple[list[ItemEvent], Finis
             assert texts.get(item["id"], "") == text
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(ANSWERS)
 def test_pieces_of_an_answer_may_come_in_any_batches(made: tuple[list[ItemEvent], Finish]) -> None:
     items, finish = made

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.answers.answer import AnswerReader
@@ -18,6 +18,7 @@ from serve_app.api.exchange import Exchange, Start
 from serve_app.api.responses.exchange import exchange
 from serve_app.harmony.renderer import Renderer
 from serve_app.harmony.tokens import Vocabulary
+from tests.examples import examples
 from tests.unit.answers.folding import special_tokens, tokens_of
 from tests.unit.api.response_answers import SEALER
 
@@ -204,7 +205,7 @@ SAID = st.lists(
 ).map(lambda parts: [token for part in parts for token in ((part,) if isinstance(part, int) else part)])
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(SAID, st.lists(st.integers(1, 5), min_size=1, max_size=4), st.booleans())
 def test_any_tokens_are_an_answer_that_is_accepted_as_input(
     said: list[int], batches: list[int], is_cut: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from openai.types.responses import ResponseInputItemParam
 
 from serve_app.answers.items import CallBegan, Delta, Finish, ItemEnded, ItemEvent, ReasoningBegan, TextBegan
@@ -21,6 +21,7 @@ from serve_app.harmony.conversation import (
     Turn,
     UserText,
 )
+from tests.examples import examples
 from tests.unit.api.response_answers import ANSWERS, SEALER, body_of
 
 USER = {"role": "user", "content": "Weather?"}
@@ -281,7 +282,7 @@ def _meant(items: list[ItemEvent]) -> list[Turn]:
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(ANSWERS)
 def test_every_answer_is_accepted_as_input(made: tuple[list[ItemEvent], Finish]) -> None:
     items, finish = made

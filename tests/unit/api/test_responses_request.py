@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response
 
@@ -19,6 +19,7 @@ from serve_app.api.responses.tools import OTHER_KINDS
 from serve_app.api.sampling import Sampling
 from serve_app.errors import BadRequestError, body_of
 from serve_app.harmony.conversation import Conversation, Instructions, Tool, UserText
+from tests.examples import examples
 from tests.unit.api import response_answers
 from tests.unit.api.response_answers import FINAL, SEALER, TOOLS
 
@@ -469,14 +470,14 @@ def _answered(asked: Exchange[Any]) -> None:
     Response.model_validate(encoder.fold(events), strict=True)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(_BODIES)
 def test_any_body_is_served_or_refused(body: dict[str, Any]) -> None:
     if asked := _outcome(body):
         _answered(asked)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(_ITEMS, max_size=4), st.lists(_TOOLS, max_size=3), st.sampled_from([None, "auto", "required"])
 )

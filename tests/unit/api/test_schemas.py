@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.api.schemas import keywords
@@ -20,6 +20,7 @@ from serve_app.api.schemas.validation import (
     check_schema,
 )
 from serve_app.errors import BadRequestError, body_of
+from tests.examples import examples
 
 PARAM = "response_format.json_schema.schema"
 Check = Callable[[Any, str], None]
@@ -189,7 +190,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(VALUES)
 def test_any_value_is_judged(value: Any) -> None:
     for check in BOTH:

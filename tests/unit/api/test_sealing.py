@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.api.sealing import MAX_SEALED_CHARS, PREFIX, Sealer, UnsealError
+from tests.examples import examples
 
 SEALER = Sealer(b"a key of the service")
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.text())
 def test_any_text_is_read_back_by_whoever_has_the_key(text: str) -> None:
     sealed = SEALER.seal(text)
@@ -29,7 +30,7 @@ def test_another_key_does_not_read_it() -> None:
         Sealer(b"another key").unseal(SEALER.seal("thought"))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.integers(min_value=0), st.characters())
 def test_a_changed_seal_is_refused(place: int, character: str) -> None:
     sealed = SEALER.seal("a thought of some length")
@@ -40,7 +41,7 @@ def test_a_changed_seal_is_refused(place: int, character: str) -> None:
             SEALER.unseal(changed)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text() | st.text().map(PREFIX.__add__) | st.binary().map(lambda raw: PREFIX + raw.hex()))
 def test_what_somebody_else_has_made_is_refused(foreign: str) -> None:
     with pytest.raises(UnsealError):

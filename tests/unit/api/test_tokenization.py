@@ -3,13 +3,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.api.tokenization import detokenize_body, tokenize_body
 from serve_app.errors import BadRequestError
 from serve_app.harmony.renderer import Renderer
 from serve_app.harmony.tokens import END, MESSAGE, START, Vocabulary
+from tests.examples import examples
 
 VOCABULARY = Vocabulary.load()
 MESSAGES = [{"role": "user", "content": "What is 2 + 3?"}]
@@ -90,7 +91,7 @@ def test_what_are_no_tokens(body: dict[str, Any], param: str) -> None:
     assert caught.value.param == param
 
 
-@settings(deadline=None, max_examples=100)
+@examples(100)
 @given(st.text())
 def test_text_comes_back(text: str) -> None:
     tokens = tokenize(prompt=text)["tokens"]

@@ -41,6 +41,7 @@ def test_importing_the_command_needs_no_engine() -> None:
     assert result.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_unfolds_once(tmp_path: Path) -> None:
     pytest.importorskip("transformers")

@@ -162,6 +162,7 @@ async def test_no_structural_tag(checker: GrammarChecker) -> None:
     assert "1,048,577 bytes" in await refusal(checker, " " * (1024 * 1024 + 1))
 
 
+@pytest.mark.slow
 async def test_a_slow_grammar_ends_and_holds_nobody_up(checker: GrammarChecker) -> None:
     await all_free(checker)
     slow = asyncio.create_task(refusal(checker, tag_of("regex", SLOW_REGEX)))
@@ -172,6 +173,7 @@ async def test_a_slow_grammar_ends_and_holds_nobody_up(checker: GrammarChecker) 
     await checker.check(tag_of("choice", ["afterwards"]), PARAM)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
@@ -237,6 +239,7 @@ async def test_a_worker_that_dies_is_replaced() -> None:
         assert pids(checker) != [pid]
 
 
+@pytest.mark.slow
 async def test_a_grammar_that_crashes_workers() -> None:
     async with checking(num_workers=2, max_wait_s=60) as checker:
         await all_free(checker)

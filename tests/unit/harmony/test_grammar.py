@@ -145,6 +145,7 @@ def is_arguments(call: Item, case: Case) -> bool:
     return is_json({"type": "object", **(tool.parameters or {})})(call.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_grammar_allows_is_what_was_asked_for(name: str, all_walks: dict[str, list[Walk]]) -> None:
     case = CASES[name]
@@ -170,6 +171,7 @@ def test_what_a_grammar_allows_is_what_was_asked_for(name: str, all_walks: dict[
     assert ended >= NUM_WALKS // 4
 
 
+@pytest.mark.slow
 def test_both_ways_are_open(all_walks: dict[str, list[Walk]]) -> None:
     kinds = set()
     for walk in all_walks["call or schema"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import openai_harmony as oh
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.harmony import tokens
@@ -25,6 +25,7 @@ from serve_app.harmony.conversation import (
 )
 from serve_app.harmony.renderer import DATE_VARIABLE, PromptTooLongError, Renderer, start_date
 from serve_app.harmony.tokens import Vocabulary
+from tests.examples import examples
 
 DATE = "2026-01-02"
 EFFORTS = {
@@ -117,7 +118,7 @@ def by_the_library(turns: list[Turn], tools: list[Tool], effort: Effort) -> list
     return ids
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.lists(turns, max_size=6), st.lists(st.sampled_from([WEATHER, NOW]), unique_by=id), efforts)
 def test_the_library_renders_the_same(said: list[Turn], tools: list[Tool], effort: Effort) -> None:
     conversation = Conversation(tuple(said), tuple(tools), effort)
@@ -126,7 +127,7 @@ def test_the_library_renders_the_same(said: list[Turn], tools: list[Tool], effor
     assert renderer().render(conversation) == by_the_library(said, tools, effort)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(turns, max_size=5), texts)
 def test_text_is_never_a_special_token(said: list[Turn], strange: str) -> None:
     conversation = Conversation(

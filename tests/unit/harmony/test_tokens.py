@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.harmony import tokens
 from serve_app.harmony.tokens import Vocabulary, min_tokens
+from tests.examples import examples
 
 NAMES = {
     tokens.ENDOFTEXT: b"<|endoftext|>",
@@ -66,7 +67,7 @@ def test_all_bytes_agree_with_the_library(vocabulary: Vocabulary) -> None:
         assert vocabulary.bytes_of(token_id).decode(errors="replace") == text
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.text() | st.lists(st.sampled_from(FRAGMENTS), max_size=400).map("".join))
 def test_text_comes_back(text: str) -> None:
     vocabulary = Vocabulary.load()
@@ -76,7 +77,7 @@ def test_text_comes_back(text: str) -> None:
     assert len(ids) >= min_tokens(len(text.encode()))
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=20, max_size=60))
 def test_slices_do_not_change_tokens(parts: list[str]) -> None:
     vocabulary = Vocabulary.load()
@@ -118,7 +119,7 @@ def test_least_number_of_tokens() -> None:
 @given(
     st.lists(st.sampled_from([*FRAGMENTS, "<|call|>", "<|no_token|>", "<|", "|>", "<|<|end|>"]), max_size=20)
 )
-@settings(deadline=None, max_examples=100)
+@examples(100)
 def test_a_prompt_has_special_tokens_where_it_has_their_names(parts: list[str]) -> None:
     vocabulary, text = Vocabulary.load(), "".join(parts)
     assert vocabulary.encode_prompt(text) == vocabulary.encoding.encode(text, allowed_special="all")

@@ -9,7 +9,7 @@ from typing import Any
 
 import openai_harmony as oh
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -17,6 +17,7 @@ from serve_app.harmony.conversation import Tool
 from serve_app.harmony.tokens import Vocabulary
 from serve_app.harmony.tool_schemas.reader import MAX_WORK
 from serve_app.harmony.tool_schemas.section import tools_section, word
+from tests.examples import examples
 
 # What openai-harmony renders right ------------------------------------------------------------------------
 
@@ -105,7 +106,7 @@ def by_the_library(tools: list[Tool]) -> str:
     return text.removeprefix("<|start|>developer<|message|>").removesuffix("<|end|>")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(150, suppress_health_check=[HealthCheck.too_slow])
 @given(good_tools)
 def test_the_text_is_the_librarys_where_that_is_right(tools: list[Tool]) -> None:
     assert tools_section(tools) == by_the_library(tools)
@@ -293,7 +294,7 @@ jsons = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@examples(150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(keywords, jsons, max_size=8) | jsons)
 def test_any_json_is_rendered(schema: Any) -> None:
     text = tools_section([Tool("f", "d", schema)])
@@ -301,7 +302,7 @@ def test_any_json_is_rendered(schema: Any) -> None:
     assert text.endswith(") => any;\n\n} // namespace functions")
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.text(st.sampled_from("ab\n\r")), st.sampled_from(["description", "title"]), st.booleans())
 def test_no_line_of_a_description_is_outside_a_comment(text: str, keyword: str, is_object: bool) -> None:
     schema: dict[str, Any] = {keyword: text, **(ADDRESS if is_object else {"type": "string"})}

@@ -79,10 +79,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "tokenizer.json"
 
 
+@pytest.mark.slow
 def test_it_is_rebuilt_from_a_tokenizer(tokenizer: Path) -> None:
     assert hashlib.sha256(from_tokenizer(tokenizer)).hexdigest() == SHA256
 
 
+@pytest.mark.slow
 def test_another_vocabulary_is_noticed(tokenizer: Path, tmp_path: Path) -> None:
     content = json.loads(tokenizer.read_bytes())
     content["model"]["vocab"]["hello"], content["model"]["vocab"]["world"] = 1, 2
@@ -102,6 +104,7 @@ def test_no_byte_level_tokenizer(content: str, tmp_path: Path) -> None:
         from_tokenizer(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_tokenizer", [True, False])
 def test_install_rebuilds_it_and_falls_back_on_the_package(
     tokenizer: Path, tmp_path: Path, has_tokenizer: bool, monkeypatch: pytest.MonkeyPatch
