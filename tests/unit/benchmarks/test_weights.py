@@ -118,6 +118,7 @@ def test_all_words_have_the_same_length() -> None:
     assert {len(f" {word}") for word in chain.WORDS + chain.TWINS} == {6}
 
 
+@pytest.mark.slow
 def test_model_follows_the_chain_by_a_wide_margin(model: Model) -> None:
     tokens = LINKS.tokens + OUTSIDE
     logits = model.logits(tokens)

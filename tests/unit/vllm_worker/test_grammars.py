@@ -116,6 +116,7 @@ def strings() -> list[list[str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(LENGTHS)), ids=map(str, LENGTHS))
 def test_they_are_json_and_as_long_as_they_should_be(number: int, strings: list[list[str]]) -> None:
     low, high = LENGTHS[number]
