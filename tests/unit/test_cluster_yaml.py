@@ -22,7 +22,7 @@ from serve_app.config.fast_paths import HA_PROXY, ON, THROUGHPUT_OPTIMIZED
 from serve_app.config.sections import EngineConfig
 from serve_app.deployment_options import engine_options, ingress_options
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "cluster.yaml"
