@@ -97,6 +97,7 @@ def restore_in_process(node: Node) -> dict[str, bytes]:
     return content_of(node.started())
 
 
+@pytest.mark.slow
 def test_four_replicas_fetch_once(node: Node, proxy: FaultProxy) -> None:
     publish(node.started(COMPILED))
     node.replaced()

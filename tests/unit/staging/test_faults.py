@@ -124,6 +124,7 @@ def test_a_connection_that_brings_nothing_or_too_little_is_given_up(
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
 def test_any_faults_in_any_order(version: Version, proxy: FaultProxy, tmp_path: Path, seed: int) -> None:
     def plan(request: Request) -> Fault:

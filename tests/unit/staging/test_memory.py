@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from serve_app.staging import manifest as manifests
 from serve_app.staging.manifest import Manifest, ManifestFile
 from tests.unit.staging.conftest import S3
@@ -15,6 +17,7 @@ NUM_FILES = 8
 FILE_BYTES = 32 * MIB_BYTES
 
 
+@pytest.mark.slow
 def test_256_mib_in_constant_memory(s3: S3, tmp_path: Path) -> None:
     data = bytes(FILE_BYTES)
     (tmp_path / "a").write_bytes(data)
