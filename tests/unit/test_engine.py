@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -356,7 +356,7 @@ def test_another_process_gets_it_by_value() -> None:
 
     import serve_app.engine
 
-    pickler: Any = cloudpickle
+    pickler = cast("Any", cloudpickle)
     pickler.register_pickle_by_value(serve_app.engine)
     try:
         content = pickler.dumps(Engine)

@@ -60,8 +60,9 @@ class Llm:
 
     def __init__(self) -> None:
         self.engine_core = Core()
+        states: dict[str, Any] = {}
         self.output_processor = SimpleNamespace(
-            request_states={}, get_num_unfinished_requests=lambda: len(self.output_processor.request_states)
+            request_states=states, get_num_unfinished_requests=lambda: len(states)
         )
         self.requests: list[Any] = []
         self.aborted: list[str] = []
@@ -95,13 +96,18 @@ class Llm:
             self.output_processor.request_states.pop(core_id, None)
 
     async def _handle(self) -> None:
-        while True:
-            outputs = await self.engine_core.get_output_async()
-            self.seen += outputs.outputs
-            for output in outputs.outputs:
-                state = self.output_processor.request_states.get(output.request_id)
-                if state and output.finish_reason is not None:
-                    state.queue.end.set_result(None)
+        states = self.output_processor.request_states
+        try:
+            while True:
+                outputs = await self.engine_core.get_output_async()
+                self.seen += outputs.outputs
+                for output in outputs.outputs:
+                    state = states.get(output.request_id)
+                    if state and output.finish_reason is not None:
+                        state.queue.end.set_result(None)
+        except Exception as error:  # as in AsyncLLM: what fails here fails all requests
+            for state in states.values():
+                state.queue.put(error)
 
     async def collective_rpc(self, method: str) -> list[dict[str, Any]]:
         assert method == "report_graphs"
@@ -126,7 +132,7 @@ class Harness:
 
         self.llm = Llm()
         self.arguments: Any = None
-        self.engine = TokenEngine(ARGUMENTS, self._new_llm)  # type: ignore[arg-type]
+        self.engine = TokenEngine(ARGUMENTS, self._new_llm)
         self.receiver = FrameReceiver("127.0.0.1")
         self._decode = new_decoder()
 
