@@ -301,10 +301,10 @@ _OF_THE_WORKER = (
     _GRAPHS(path=f"{_V2_RUNNER}.cudagraph_manager"),
     _GRAPHS(path=f"{_V2_RUNNER}.speculator"),
     _GRAPHS(
-        # 0.29.0 has it in `autoregressive`, 0.32.0 in `target_dependent_ar`.
-        path="vllm.v1.worker.gpu.spec_decode.autoregressive.speculator:AutoRegressiveSpeculator"
+        path="vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator:TargetDependentARSpeculator"
         ".decode_cudagraph_manager",
-        or_path="vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator:TargetDependentARSpeculator"
+        # 0.29.0 has it there.
+        or_path="vllm.v1.worker.gpu.spec_decode.autoregressive.speculator:AutoRegressiveSpeculator"
         ".decode_cudagraph_manager",
     ),
     _GRAPHS(path="vllm.v1.worker.gpu.cudagraph_utils:CudaGraphManager.decode_query_len"),

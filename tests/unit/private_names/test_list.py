@@ -350,7 +350,7 @@ def test_fields_of_outputs_are_listed() -> None:
     text = (ROOT / "serve_app" / "vllm_adapter" / "wire.py").read_text()
     [entry] = [name for name in NAMES if name.path == "vllm.v1.engine:EngineCoreOutput"]
     used = set(re.findall(r"\b(?:output|first|second)\.(\w+)", text))
-    assert used - {"prompt_token_id_logprobs"} <= set(entry.parameters)
+    assert used <= set(entry.parameters)
     assert set(entry.parameters) <= set(EngineCoreOutput.__struct_fields__)
 
 
