@@ -181,6 +181,7 @@ def test_the_block_works() -> None:
     assert "ray is imported" in done.stderr
 
 
+@pytest.mark.slow
 def test_production_needs_nothing_of_the_demo(tmp_path: Path) -> None:
     """A copy without `demo/` imports all else, and has a vocabulary to render harmony with."""
     shutil.copytree(PACKAGE, tmp_path / "serve_app", ignore=shutil.ignore_patterns("demo", "__pycache__"))
