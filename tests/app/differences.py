@@ -123,10 +123,6 @@ EVERYWHERE: dict[str, list[Rule]] = {
         rule(values("auto", "none"), *_of_response("tool_choice")),
     ],
     "phase": [rule(ours_only, "body/output/*/phase", "*/response/output/*/phase", "*/item/phase")],
-    "event-names": [
-        rule(values(f"response.content_part.{verb}", f"response.reasoning_part.{verb}"), "body/events/*/type")
-        for verb in ("added", "done")
-    ],
     "done-mark": [rule(values(True, False), "body/is_done")],
     "count-tokens": [rule(theirs_only, "body/context_management/original_input_tokens")],
 }

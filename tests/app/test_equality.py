@@ -314,7 +314,11 @@ REQUESTS: dict[str, Request] = {
     "messages": message(SUM),
     "messages, no thinking": message(SUM, "thinking-as-asked", thinking=None, stream=False),
     "messages, budget for thinking": message(
-        SUM, "thinking-budgets", thinking={"type": "enabled", "budget_tokens": 1024}, max_tokens=2000
+        SUM,
+        "thinking-budgets",
+        thinking={"type": "enabled", "budget_tokens": 1024},
+        max_tokens=2000,
+        stream=False,  # vLLM's stream is an error of its own then
     ),
     "messages, system": message(SUM, system="Be brief."),
     "messages, cut": message(COUNT, max_tokens=25),
