@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.config import AppConfig
-from serve_app.config.capacity import capture_sizes
+from serve_app.config.graph_sizes import capture_sizes
 from serve_app.config.overrides import merged
 
 

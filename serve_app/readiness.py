@@ -1,7 +1,7 @@
-"""Which engine replicas are ready, as known in this process: a registry between Serve's router and its readers.
+"""Which engine replicas are ready, as known in this process: a registry of its router.
 
-Serve makes the router, so neither can be an argument of the other. The router enters here with `register`, and
-says `changed` and `died`; `/health` reads `ready_replicas`, and the ingress's gate client and the gate `watch`.
+Serve makes the router, so neither can be an argument of the other. The router enters with `register`, and
+says `changed` and `died`; `/health` reads `ready_replicas`; the ingress's gate client and the gate `watch`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ PROMPT_TOKENS = 1024
 # Tokens of a request in a step (configs/prod.yaml).
 TOKENS_PER_STEP = 2.56
 # Time between steps, p50: 5.0 ms with one request, 9.6 and 9.7 with 32 (benchmarks/results/serving_gpu.json,
-# one H200); 12.6 with 64 (serve_app/config/capacity.py, one H100).
+# one H200); 12.6 with 64 (serve_app/config/graph_sizes.py, one H100).
 STEP_S = {1: 0.0050, 32: 0.00965, 64: 0.0126}
 # A step of vLLM with its 8,192 tokens of prefill took 120 ms: p99 between steps at 1,024 / 1,024 tokens and
 # 256 requests (serving_gpu.json).

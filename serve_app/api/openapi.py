@@ -10,16 +10,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from serve_app.api.chat.body import ChatAnswer, ChatChunk
 from serve_app.api.chat.request import ChatRequest
-from serve_app.api.completions.body import Completion, CompletionChunk
+from serve_app.api.chat.response import ChatAnswer, ChatChunk
 from serve_app.api.completions.request import CompletionRequest
-from serve_app.api.messages.body import MessagesRequest
+from serve_app.api.completions.response import Completion, CompletionChunk
 from serve_app.api.messages.errors import ErrorBody as AnthropicError
 from serve_app.api.messages.events import Message, StreamEvent
+from serve_app.api.messages.request import MessagesRequest
 from serve_app.api.models import Model, ModelList
-from serve_app.api.responses.body import ResponsesRequest
 from serve_app.api.responses.events import Response, ResponseEvent
+from serve_app.api.responses.request import ResponsesRequest
 from serve_app.api.tokenization import (
     DetokenizeRequest,
     DetokenizeResponse,

@@ -6,7 +6,7 @@ source.py       where a checkpoint comes from: a value of its text
 errors.py       what is wrong with a config, in words
 overrides.py    which vLLM arguments may be set by hand, and how they are merged
 graph_rules.py  which settings would take away the CUDA graphs of full decode batches
-capacity.py     tokens of the largest decode batch, and the CUDA-graph capture sizes
+graph_sizes.py  tokens of the largest decode batch, and the CUDA-graph capture sizes
 fast_paths.py   which fast paths a service leaves unused, and what each costs
 """
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from serve_app.config.capacity import DecodeShape, describe_coverage
+from serve_app.config.graph_sizes import DecodeShape, describe_coverage
 
 _SIZES = "cudagraph_capture_sizes"
 _LARGEST = "max_cudagraph_capture_size"

@@ -14,8 +14,8 @@ import yaml
 from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 
 from serve_app.config import errors, graph_rules
-from serve_app.config.capacity import DecodeShape
 from serve_app.config.errors import ConfigError, did_you_mean
+from serve_app.config.graph_sizes import DecodeShape
 from serve_app.config.sections import (
     AdmissionConfig,
     EngineConfig,

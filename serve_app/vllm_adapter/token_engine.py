@@ -19,7 +19,7 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
-from serve_app.config.capacity import DecodeShape
+from serve_app.config.graph_sizes import DecodeShape
 from serve_app.errors import ServiceError
 from serve_app.stall import TokenWatch
 from serve_app.transport.requests import GenerateRequest

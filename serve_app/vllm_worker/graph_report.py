@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.config.capacity import DecodeShape, describe_coverage
+from serve_app.config.graph_sizes import DecodeShape, describe_coverage
 
 logger = logging.getLogger("ray.serve")
 

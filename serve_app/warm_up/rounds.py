@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve_app.config import AppConfig
-from serve_app.config.capacity import batch_sizes, capture_sizes
+from serve_app.config.graph_sizes import batch_sizes, capture_sizes
 from serve_app.warm_up import step_shapes
 
 # Steps of decode that a request takes at least: the first comes from prefill, drafts come from the second on.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from serve_app.config import AppConfig
-from serve_app.config.capacity import DecodeShape, batch_sizes
+from serve_app.config.graph_sizes import DecodeShape, batch_sizes
 from serve_app.demo import CACHE, VOCABULARY_NAME
 from serve_app.demo.unfolding import unfold
 from serve_app.engine_arguments import engine_arguments

@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 
 from serve_app import errors
 from serve_app.api import openapi
-from serve_app.api.chat.body import ChatAnswer
+from serve_app.api.chat.response import ChatAnswer
 from serve_app.api.efforts import EFFORTS
 from serve_app.client import __main__ as client
 from serve_app.config import AppConfig, read_config

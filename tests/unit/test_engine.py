@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 
 from serve_app.config import AppConfig
-from serve_app.config.capacity import DecodeShape
+from serve_app.config.graph_sizes import DecodeShape
 from serve_app.config.source import Source
 from serve_app.engine import Engine, EngineParts
 from serve_app.staging import starts, timeline

@@ -1,1 +1,4 @@
-"""OpenAI's Chat Completions: `exchange` reads a request, `answer` encodes what comes of it."""
+"""OpenAI's Chat Completions: `exchange` reads a request, whose fields `request` has; `answer` encodes.
+
+The JSON that is written is that of `response`.
+"""

@@ -24,7 +24,10 @@ from serve_app.answers.items import (
     TextBegan,
 )
 from serve_app.answers.usage import Usage
-from serve_app.api.chat.body import (
+from serve_app.api.chat.choice import Choice, Kind
+from serve_app.api.chat.fold import fold
+from serve_app.api.chat.logprobs import LogprobsWriter
+from serve_app.api.chat.response import (
     ChatChunk,
     ChatDelta,
     ChatEvent,
@@ -35,9 +38,6 @@ from serve_app.api.chat.body import (
     TextChunk,
     ToolCallDelta,
 )
-from serve_app.api.chat.choice import Choice, Kind
-from serve_app.api.chat.fold import fold
-from serve_app.api.chat.logprobs import LogprobsWriter
 from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Start
 from serve_app.errors import ServiceError, body_of

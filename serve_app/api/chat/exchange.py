@@ -9,10 +9,10 @@ import msgspec
 
 from serve_app.answers.offer import Offer
 from serve_app.api.chat.answer import AnswerOptions, ChatEncoder
-from serve_app.api.chat.body import ChatAnswer, ChatChunk, ChatEvent
 from serve_app.api.chat.formats import content_format
 from serve_app.api.chat.messages import turns_of
 from serve_app.api.chat.request import AssistantMessage, ChatRequest
+from serve_app.api.chat.response import ChatAnswer, ChatChunk, ChatEvent
 from serve_app.api.chat.tools import ToolOffer, tool_offer
 from serve_app.api.efforts import effort_of
 from serve_app.api.exchange import Exchange, Grammar

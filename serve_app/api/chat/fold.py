@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from serve_app.api.chat.body import (
+from serve_app.api.chat.response import (
     CalledFunction,
     ChatAnswer,
     ChatChoice,

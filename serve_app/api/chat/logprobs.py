@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from serve_app.answers.items import TokenLogprob
-from serve_app.api.chat.body import Logprobs, TokenLogprobs, TopLogprob
+from serve_app.api.chat.response import Logprobs, TokenLogprobs, TopLogprob
 
 # JSON has no infinity. vLLM's number for it.
 MIN_LOGPROB = -9999.0

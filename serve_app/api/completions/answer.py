@@ -10,14 +10,14 @@ import msgspec
 
 from serve_app.answers.items import AnswerEnded, Delta, Finish, ItemEvent, TokenLogprob
 from serve_app.answers.usage import Usage
-from serve_app.api.completions.body import (
+from serve_app.api.completions.logprobs import LogprobReader, prompt_logprobs
+from serve_app.api.completions.response import (
     ChunkChoice,
     Completion,
     CompletionChoice,
     CompletionUsage,
     Logprobs,
 )
-from serve_app.api.completions.logprobs import LogprobReader, prompt_logprobs
 from serve_app.api.event_lines import on_one_line
 from serve_app.api.exchange import Start
 from serve_app.errors import ServiceError, body_of

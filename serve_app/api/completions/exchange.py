@@ -12,8 +12,8 @@ import msgspec
 from serve_app.answers.offer import PlainText
 from serve_app.api.chat.formats import content_format
 from serve_app.api.completions.answer import Chunk, CompletionEncoder, Shape
-from serve_app.api.completions.body import Completion, CompletionChunk
 from serve_app.api.completions.request import MAX_SEQUENCES, CompletionRequest
+from serve_app.api.completions.response import Completion, CompletionChunk
 from serve_app.api.exchange import Exchange, Grammar, Start
 from serve_app.api.fields import convert
 from serve_app.api.sampling import Sampling

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Callable, Sequence
 
 from serve_app.answers.items import TokenLogprob
-from serve_app.api.completions.body import Logprobs, PromptLogprob, PromptLogprobs
+from serve_app.api.completions.response import Logprobs, PromptLogprob, PromptLogprobs
 from serve_app.harmony.tokens import FIRST_SPECIAL
 
 # JSON has no infinity; OpenAI's least log probability.

@@ -1,1 +1,4 @@
-"""Anthropic's Messages: `exchange` reads a request, `answer` encodes what comes of it."""
+"""Anthropic's Messages: `exchange` reads a request, whose fields `request` has; `answer` encodes.
+
+The JSON that is written is that of `events`.
+"""

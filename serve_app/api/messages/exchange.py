@@ -13,9 +13,9 @@ from serve_app.answers.offer import Offer
 from serve_app.api.efforts import effort_of
 from serve_app.api.exchange import Encoder, Exchange, Grammar, Start
 from serve_app.api.messages.answer import Display, MessagesEncoder, View
-from serve_app.api.messages.body import MessagesRequest, OutputFormat, Thinking, read_request
 from serve_app.api.messages.errors import error_body as error_body
 from serve_app.api.messages.events import StreamEvent
+from serve_app.api.messages.request import MessagesRequest, OutputFormat, Thinking, read_request
 from serve_app.api.messages.tools import ToolOffer, is_anthropic, tool_offer
 from serve_app.api.messages.turns import check_end, goes_on, instructions, turns_of
 from serve_app.api.sampling import Sampling

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from serve_app.api.fields import quoted
-from serve_app.api.messages.body import MessagesRequest, ToolChoiceParam, ToolParam
+from serve_app.api.messages.request import MessagesRequest, ToolChoiceParam, ToolParam
 from serve_app.api.schemas.validation import check_schema
 from serve_app.api.tool_names import check_tool_name
 from serve_app.errors import BadRequestError

@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 
 from serve_app.api.fields import quoted
-from serve_app.api.messages.body import (
+from serve_app.api.messages.request import (
     BlockParam,
     MessageParam,
     RedactedThinkingBlockParam,

@@ -1,1 +1,4 @@
-"""OpenAI's Responses: `exchange` reads a request, `answer` encodes what comes of it."""
+"""OpenAI's Responses: `exchange` reads a request, whose fields `request` has; `answer` encodes.
+
+The JSON that is written is that of `events`.
+"""

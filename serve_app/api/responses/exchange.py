@@ -11,11 +11,11 @@ from serve_app.api.efforts import effort_of
 from serve_app.api.exchange import Exchange, Grammar
 from serve_app.api.fields import convert, quoted, without_nulls
 from serve_app.api.responses.answer import AnswerOptions, ResponsesEncoder
-from serve_app.api.responses.body import ReasoningOptions, ResponsesRequest
 from serve_app.api.responses.events import ReasoningConfig, Response, ResponseEvent
 from serve_app.api.responses.formats import content_format, text_echo
 from serve_app.api.responses.input import ReadInput, read_input
 from serve_app.api.responses.items import ItemOptions
+from serve_app.api.responses.request import ReasoningOptions, ResponsesRequest
 from serve_app.api.responses.tools import Choice, Toolbox, choose
 from serve_app.api.sampling import Sampling
 from serve_app.api.sealing import Sealer

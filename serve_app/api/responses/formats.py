@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.api import structured_outputs
-from serve_app.api.responses.body import ResponsesRequest, TextFormat, TextOptions
+from serve_app.api.responses.request import ResponsesRequest, TextFormat, TextOptions
 from serve_app.api.schemas.validation import check_format_schema
 from serve_app.errors import BadRequestError
 from serve_app.harmony.grammar import ContentFormat

@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.answers.offer import Offer
 from serve_app.api.chat import exchange as chat
-from serve_app.api.chat.body import ChatEvent
+from serve_app.api.chat.response import ChatEvent
 from serve_app.api.exchange import Exchange, Start
 from serve_app.errors import BadRequestError, body_of
 from serve_app.harmony.conversation import Conversation, Turn

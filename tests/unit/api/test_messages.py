@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from serve_app.answers.items import CallBegan, Delta, Finish, ItemEnded, ItemEvent, ReasoningBegan, TextBegan
 from serve_app.api.exchange import Exchange
 from serve_app.api.messages.answer import Display, View
-from serve_app.api.messages.body import MessagesRequest
 from serve_app.api.messages.errors import ErrorBody, error_body
 from serve_app.api.messages.events import Message, StreamEvent
 from serve_app.api.messages.exchange import count_body, exchange
+from serve_app.api.messages.request import MessagesRequest
 from serve_app.api.sealing import Sealer
 from serve_app.errors import BadRequestError, EngineLostError, ModelNotFoundError, OverloadedError
 from serve_app.harmony.conversation import (

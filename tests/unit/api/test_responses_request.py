@@ -13,8 +13,8 @@ from openai.types.responses import Response
 from serve_app.answers.items import Finish
 from serve_app.answers.offer import Offer
 from serve_app.api.exchange import Exchange, Start
-from serve_app.api.responses.body import ResponsesRequest
 from serve_app.api.responses.exchange import INCLUDES, exchange
+from serve_app.api.responses.request import ResponsesRequest
 from serve_app.api.responses.tools import OTHER_KINDS
 from serve_app.api.sampling import Sampling
 from serve_app.errors import BadRequestError, body_of

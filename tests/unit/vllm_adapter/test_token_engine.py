@@ -15,7 +15,7 @@ import msgspec
 import psutil
 import pytest
 
-from serve_app.config.capacity import DecodeShape
+from serve_app.config.graph_sizes import DecodeShape
 from serve_app.errors import IngressBlockedError
 from serve_app.transport import sockets
 from serve_app.transport.requests import GenerateRequest

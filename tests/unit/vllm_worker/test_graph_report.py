@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.config.capacity import DecodeShape, capture_sizes
+from serve_app.config.graph_sizes import DecodeShape, capture_sizes
 from serve_app.vllm_worker.graph_report import GraphReport, GraphsMissingError, check
 
 SHAPE = DecodeShape(64, 3)

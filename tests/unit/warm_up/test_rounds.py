@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from serve_app.config import AppConfig
-from serve_app.config.capacity import DecodeShape, batch_sizes, capture_sizes
+from serve_app.config.graph_sizes import DecodeShape, batch_sizes, capture_sizes
 from serve_app.warm_up import step_shapes
 from serve_app.warm_up.rounds import FEATURES, NOT_WITH_DRAFTS, Round, WarmUpRequest, plan
 

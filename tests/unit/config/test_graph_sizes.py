@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from serve_app.config.capacity import DecodeShape, batch_sizes, capture_sizes, describe_coverage
+from serve_app.config.graph_sizes import DecodeShape, batch_sizes, capture_sizes, describe_coverage
 
 MAX_REQUESTS, MAX_DRAFT_TOKENS = 1024, 8  # what the config allows
 
