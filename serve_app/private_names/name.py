@@ -30,8 +30,6 @@ class PrivateName:
     """What is lost with the name, as the end of "without it, ..."."""
     test: str
     """The file with the tests that fail when its behaviour changes."""
-    or_path: str = ""
-    """Where another release has it."""
     is_vital: bool = True
     """Whether its user must not start without it. Otherwise a report or some speed is lost."""
     parameters: tuple[str, ...] = ()
@@ -55,12 +53,7 @@ class PrivateName:
         """
         if self.package and not _is_installed(self.package):
             return None
-        problem = self._problem_at(self.path, everything)
-        if problem and self.or_path and self._problem_at(self.or_path, everything) is None:
-            return None
-        return problem
-
-    def _problem_at(self, path: str, everything: bool) -> str | None:
+        path = self.path
         try:
             found = _resolve(path, is_import_allowed=everything or not self.is_costly)
         except _NotLoadedError:

@@ -303,9 +303,6 @@ _OF_THE_WORKER = (
     _GRAPHS(
         path="vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator:TargetDependentARSpeculator"
         ".decode_cudagraph_manager",
-        # 0.29.0 has it there.
-        or_path="vllm.v1.worker.gpu.spec_decode.autoregressive.speculator:AutoRegressiveSpeculator"
-        ".decode_cudagraph_manager",
     ),
     _GRAPHS(path="vllm.v1.worker.gpu.cudagraph_utils:CudaGraphManager.decode_query_len"),
     _GRAPHS(

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from serve_app import private_names
 from serve_app.config.graph_sizes import DecodeShape, describe_coverage
 
 logger = logging.getLogger("ray.serve")
@@ -29,7 +30,12 @@ class GraphReport:
     vllm_config: Any
 
     def report_graphs(self) -> dict[str, Any]:
-        """Returns plain data: vLLM's settings after its own changes, and the graph of each decode batch."""
+        """Returns plain data: vLLM's settings after its own changes, and the graph of each decode batch.
+
+        Raises `PrivateNameError` where vLLM has no such data: what is looked for and not found would be taken
+        for an engine without a speculator, or of model runner V1.
+        """
+        private_names.check(__name__)
         runner = self.model_runner
         compilation = self.vllm_config.compilation_config
         num_requests = self.vllm_config.scheduler_config.max_num_seqs

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from serve_app.config.graph_sizes import DecodeShape, capture_sizes
+from serve_app.private_names import PrivateNameError
 from serve_app.vllm_worker.graph_report import GraphReport, GraphsMissingError, check
 
 SHAPE = DecodeShape(64, 3)
@@ -124,3 +125,13 @@ def test_model_runner_v1() -> None:
     report = graphs.report_graphs()
     assert report["batches"] == ["FULL", "FULL", "NONE"]
     assert report["drafts"] == []
+
+
+def test_a_vllm_without_what_is_asked_of_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A speculator whose graphs have another name would pass for one without steps of its own."""
+    speculators = pytest.importorskip("vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator")
+    shape = DecodeShape(8, 3)
+    assert report_of(capture_sizes(shape), shape)["drafts"]
+    monkeypatch.setattr(speculators, "TargetDependentARSpeculator", type("Renamed", (), {}))
+    with pytest.raises(PrivateNameError, match="decode_cudagraph_manager"):
+        report_of(capture_sizes(shape), shape)
