@@ -1,7 +1,7 @@
 """Seconds of the phases inside vLLM, measured in the process that they happen in.
 
 vLLM logs some of them and hands out none. So the methods of its worker that its engine core calls in turn
-are wrapped; one that a later release renames is missing from the report, and nothing else.
+are wrapped. Where a later release has renamed one, a start still works, and its report lacks all or that one.
 """
 
 from __future__ import annotations
