@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameLink, FrameSender
 from serve_app.vllm_adapter import wire
 from serve_app.vllm_adapter.warming import warm_up
-from serve_app.vllm_worker import graph_report
+from serve_app.vllm_worker import graph_report, plugin
 from serve_app.warm_up.rounds import Round
 
 # What can be called by name in vLLM's workers.
@@ -45,7 +46,11 @@ class _Answer:
 
 
 def new_llm(arguments: Mapping[str, Any]) -> AsyncLLM:
-    """Starts vLLM's engine and returns it, with `GraphReport` mixed into its workers."""
+    """Starts vLLM's engine and returns it, with `GraphReport` mixed into its workers.
+
+    Raises `PluginMissingError` where its processes would run vLLM as it is.
+    """
+    plugin.check_registered(os.environ)
     given = {"worker_extension_cls": WORKER_EXTENSION} | dict(arguments)
     # vLLM makes objects of its other sections itself.
     if isinstance(section := given.get("structured_outputs_config"), Mapping):

@@ -5,14 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
 from serve_app import private_names
 from serve_app.staging import timeline
 from serve_app.vllm_worker import cpu_repairs, grammars, phases, routing_kernels
+
+GROUP, NAME, ENTRY_POINT = "vllm.general_plugins", "serve_app", "serve_app.vllm_worker.plugin:install"
+
+
+class PluginMissingError(Exception):
+    """vLLM would start its processes without `install`, and say so in its log at most. Says what to do."""
 
 
 class Platform(Protocol):
@@ -30,6 +37,26 @@ class Parent(Protocol):
 
     def join(self) -> None:
         """Returns when it has ended."""
+
+
+def check_registered(environment: Mapping[str, str], registered: Sequence[str] | None = None) -> None:
+    """Raises `PluginMissingError` where the processes that vLLM starts would not call `install`.
+
+    `registered` are the entry points of this package's name; by default, those of this installation.
+    """
+    if registered is None:
+        registered = [entry.value for entry in metadata.entry_points(group=GROUP, name=NAME)]
+    if ENTRY_POINT not in registered:
+        raise PluginMissingError(
+            f"vLLM would not find {ENTRY_POINT}: of {NAME} it knows {', '.join(registered) or 'nothing'}. An "
+            "older version installed this package, or nobody did: run scripts/environment, or `pip install "
+            "--no-deps` of it"
+        )
+    allowed = environment.get("VLLM_PLUGINS")
+    if allowed is not None and NAME not in allowed.split(","):
+        raise PluginMissingError(
+            f"VLLM_PLUGINS is {allowed!r} and leaves out {NAME}: add it, or unset the variable"
+        )
 
 
 def install() -> None:

@@ -79,6 +79,7 @@ def test_phases_are_recorded_where_a_start_is(tmp_path: Path) -> None:
     assert others == [grammars.install, cpu_repairs.install]
 
 
+@pytest.mark.slow
 def test_nothing_happens_in_a_process_that_vllm_has_not_started() -> None:
     """The ingress imports vLLM too, and its masks, samplers and life are its own."""
     program = (
@@ -151,6 +152,18 @@ def test_vllm_finds_the_plugin() -> None:
     assert entry.load() is plugin.install
 
 
+def test_an_engine_starts_only_with_the_plugin() -> None:
+    """vLLM itself says what it could not load in its log, and goes on without."""
+    plugin.check_registered({})
+    plugin.check_registered({"VLLM_PLUGINS": "other,serve_app"})
+    for registered in ([], ["serve_app.vllm_plugin:install"]):
+        with pytest.raises(plugin.PluginMissingError, match="scripts/environment"):
+            plugin.check_registered({}, registered)
+    for allowed in ("", "other"):
+        with pytest.raises(plugin.PluginMissingError, match="VLLM_PLUGINS"):
+            plugin.check_registered({"VLLM_PLUGINS": allowed})
+
+
 # A process as vLLM starts it, on whatever this machine has.
 STARTED = """
 import multiprocessing, sys
@@ -174,6 +187,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_vllm_starts(tmp_path: Path) -> None:
     """All of it, with vLLM's own platform, executors and grammar backend."""
     program = tmp_path / "replica.py"
