@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import pytest
 from fastapi.routing import APIRoute
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from starlette.routing import Route
@@ -15,6 +16,7 @@ from tests.unit.api.scripted import scripted_service
 DOCUMENTS = ("/docs", "/openapi.json")
 
 
+@pytest.mark.slow
 def test_the_document_is_valid() -> None:
     validate(document("gpt-oss", "1"), cls=OpenAPIV31SpecValidator)
 

@@ -3,6 +3,8 @@
 import base64
 from itertools import pairwise
 
+import pytest
+
 from serve_app.bench.load import Load
 from serve_app.bench.prompts import WORDS, body, prompt
 from serve_app.harmony import vocabulary_file
@@ -11,6 +13,7 @@ from serve_app.harmony import vocabulary_file
 BLOCK_TOKENS = 16
 
 
+@pytest.mark.slow
 def test_each_word_is_one_token() -> None:
     """o200k splits text before a space and a word, and what is in the vocabulary is one token."""
     tokens = {base64.b64decode(line.split()[0]) for line in vocabulary_file.packaged().splitlines()}

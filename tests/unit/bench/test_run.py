@@ -148,6 +148,7 @@ def test_an_open_loop_sends_when_due_however_many_are_open() -> None:
     assert one.output_tokens_per_s_at_full_load is None
 
 
+@pytest.mark.slow
 def test_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def test_configs_are_valid_and_only_naive_has_other_sizes(name: str, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore")  # vLLM's
+@pytest.mark.slow
 def test_figures() -> None:
     pytest.importorskip("vllm")
     from benchmarks.capacity import traffic

@@ -202,6 +202,7 @@ async def test_the_same_grammar_is_checked_once() -> None:
         await asyncio.gather(*(checker.check(tag_of("choice", ["a"]), PARAM) for _ in range(20)))
 
 
+@pytest.mark.slow
 async def test_a_client_that_leaves_does_not_end_a_check() -> None:
     async with checking(num_workers=1) as checker:
         tag = tag_of("choice", ["a"])
@@ -213,6 +214,7 @@ async def test_a_client_that_leaves_does_not_end_a_check() -> None:
         assert leaving.cancelled()
 
 
+@pytest.mark.slow
 async def test_a_full_queue_is_said_at_once() -> None:
     async with checking(num_workers=1, max_waiting=1) as checker:
         waiting = asyncio.create_task(checker.check(tag_of("choice", ["a"]), PARAM))
@@ -230,6 +232,7 @@ async def test_no_worker_is_free_in_time() -> None:
             await checker.check(tag_of("choice", ["a"]), PARAM)
 
 
+@pytest.mark.slow
 async def test_a_worker_that_dies_is_replaced() -> None:
     async with checking(num_workers=1, max_wait_s=60) as checker:
         await checker.check(tag_of("choice", ["a"]), PARAM)
@@ -254,6 +257,7 @@ async def test_a_grammar_that_crashes_workers() -> None:
         await all_free(checker)
 
 
+@pytest.mark.slow
 async def test_no_process_stays() -> None:
     async with checking(max_wait_s=60) as checker:
         await checker.check(tag_of("choice", ["a"]), PARAM)
@@ -282,6 +286,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 async def test_workers_end_with_a_parent_that_is_killed() -> None:
     parent = await asyncio.create_subprocess_exec(
         sys.executable, "-c", PARENT, stdout=asyncio.subprocess.PIPE

@@ -242,6 +242,7 @@ def test_room_is_made_for_one_version_at_a_time(
         assert_complete(staged.result().path, versions[0])
 
 
+@pytest.mark.slow
 def test_eviction_against_use(versions: list[Version], tmp_path: Path) -> None:
     """Whoever gets a folder has it whole for as long as he wants, however often it is evicted."""
     budget, num_rounds = 2 * SIZE + 10_000, 12

@@ -58,6 +58,7 @@ def is_complete(version: Version, folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("seed", [0])
+@pytest.mark.slow
 def test_killed_50_times_at_random_points(s3: S3, proxy: FaultProxy, tmp_path: Path, seed: int) -> None:
     version = put(s3, random_content(seed, LARGE))
     job = Job(proxy.endpoint, version.location, tmp_path, RANGE_BYTES)
@@ -89,6 +90,7 @@ def test_killed_50_times_at_random_points(s3: S3, proxy: FaultProxy, tmp_path: P
     assert num_fetched_bytes <= version.manifest.total_bytes + num_kills * job.concurrency * 2 * CHUNK_BYTES
 
 
+@pytest.mark.slow
 def test_killed_before_every_file_operation(s3: S3, proxy: FaultProxy, tmp_path: Path) -> None:
     version = put(s3, random_content(0, {"sub/model.safetensors": CHUNK_BYTES + 1}))
     before_rename, after_rename, step = 0, 0, 0
@@ -120,6 +122,7 @@ def test_killed_before_every_file_operation(s3: S3, proxy: FaultProxy, tmp_path:
     assert step > 20
 
 
+@pytest.mark.slow
 def test_killed_while_evicting(s3: S3, proxy: FaultProxy, tmp_path: Path) -> None:
     sizes = {"sub/model.safetensors": 1000}
     old, new = (put(s3, random_content(seed, sizes), f"models/v{seed}") for seed in range(2))
@@ -237,6 +240,7 @@ def test_ctrl_c_ends_at_once_and_keeps_what_has_arrived(
     assert chunks_asked_for(version, proxy) == all_chunks(version) - present
 
 
+@pytest.mark.slow
 def test_publishing_killed_at_every_request(s3: S3, proxy: FaultProxy, tmp_path: Path) -> None:
     content = random_content(0, SMALL | {"LICENSE": 20})
     source, step = write(tmp_path / "source", content), 0
