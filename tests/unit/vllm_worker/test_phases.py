@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,26 +13,14 @@ from serve_app.staging import starts, timeline
 from serve_app.staging.starts import Start
 from serve_app.staging.timeline import CAPTURE, COMPILE, KERNELS, PROFILE, WEIGHTS
 from serve_app.vllm_worker.phases import RUNNER_METHODS, WORKER_METHODS, watch
+from tests.clocks import ManualClock
 
-
-class Clock:
-    """In place of the module `time`, where phases are measured: nothing takes time but what says so."""
-
-    now = 0.0
-    time = staticmethod(time.time)
-
-    @classmethod
-    def perf_counter(cls) -> float:
-        return cls.now
-
-    @classmethod
-    def sleep(cls, seconds: float) -> None:
-        cls.now += seconds
+CLOCK = ManualClock()
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timeline, "time", Clock)
+    monkeypatch.setattr(timeline, "time", CLOCK)
 
 
 class Runner:
@@ -41,7 +28,7 @@ class Runner:
         self.config = config
 
     def capture_model(self) -> int:
-        Clock.sleep(0.03)
+        CLOCK.sleep(0.03)
         # A graph that had to be compiled after all.
         self.config.compilation_time += 0.01
         return 7
@@ -57,15 +44,15 @@ class Worker:
         self.model_runner = Runner(self.vllm_config.compilation_config)
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
-        Clock.sleep(0.02)
+        CLOCK.sleep(0.02)
 
     def determine_available_memory(self) -> int:
-        Clock.sleep(0.05)
+        CLOCK.sleep(0.05)
         self.vllm_config.compilation_config.compilation_time += 0.02
         return 3
 
     def compile_or_warm_up_model(self) -> int:
-        Clock.sleep(0.02)
+        CLOCK.sleep(0.02)
         return self.model_runner.capture_model()
 
 
