@@ -54,7 +54,7 @@ def new_app(
 
     # Coroutines, so that they are answered when all worker threads are busy.
     async def health() -> dict[str, object]:
-        """200 when at least one engine replica is ready to generate, 503 with the reason otherwise."""
+        """200 when an engine replica is ready, or one is started for a request; else 503 with the reason."""
         return {"status": "ready", "ready_engines": num_ready_engines()}
 
     async def live() -> dict[str, object]:

@@ -191,8 +191,9 @@ class EngineConfig(Section):
     max_concurrent_requests: int = Field(
         ge=1,
         le=1024,
-        description="requests that one engine replica runs at once; vLLM's batch, the CUDA-graph capture "
-        "sizes, Serve's max_ongoing_requests and the autoscaling target follow from it",
+        description="sequences that one engine replica runs at once (a request with n = 2 is two); vLLM's "
+        "batch, the CUDA-graph capture sizes, Serve's max_ongoing_requests and the autoscaling target follow "
+        "from it",
     )
     max_model_len: int = Field(
         default=32768, ge=256, le=131072, description="longest prompt and answer together, in tokens"
@@ -376,7 +377,7 @@ class AdmissionConfig(Section):
     max_queued_requests: int | None = Field(
         default=None,
         ge=0,
-        description="requests that may wait, in the whole service; more get 429 at once; "
+        description="sequences that may wait, in the whole service; more get 429 at once; "
         "default: as many as max_replicas engines run",
     )
     # Longer than a request takes, so that who waits has seen others end; shorter than clients' time limits.

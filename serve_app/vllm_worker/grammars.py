@@ -109,6 +109,8 @@ def install() -> None:
     would not use it.
     """
     private_names.check(__name__)
+    # Here, where all of xgrammar is imported: the workers that check grammars load its compiled part only.
+    private_names.check("serve_app.grammars.worker")
     import xgrammar
 
     new_info, new_compiler = xgrammar.TokenizerInfo.from_huggingface, xgrammar.GrammarCompiler

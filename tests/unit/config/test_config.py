@@ -237,7 +237,7 @@ def test_a_misspelt_key() -> None:
 
 def test_a_missing_key_says_what_it_is_for() -> None:
     [line] = problems(engine={})
-    assert line.startswith("engine.max_concurrent_requests: not set, and it has no default: requests that")
+    assert line.startswith("engine.max_concurrent_requests: not set, and it has no default: sequences that")
 
 
 @pytest.mark.parametrize("section", [None, [], "text", 3])
