@@ -134,7 +134,9 @@ def test_reasoning_is_read_from_where_it_stands(item: dict[str, Any], text: str 
 
 
 @pytest.mark.parametrize(
-    "sealed", ["gAAAAABo", Sealer(b"another key").seal("t"), SEALER.seal("t")[:-4] + "AAA="]
+    "sealed",
+    ["gAAAAABo", Sealer(b"another key").seal("t"), SEALER.seal("t")[:-4] + "AAA="],
+    ids=["of another service", "of another key", "changed"],
 )
 def test_encrypted_reasoning_that_is_not_ours_is_refused(sealed: str) -> None:
     error = refusal(USER, {"type": "reasoning", "summary": [], "encrypted_content": sealed})
