@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
 import tomllib
@@ -13,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from tests.imports import Imports
 
 ROOT = Path(__file__).parents[2]
 OWN = {"serve_app", "tests", "benchmarks", "scripts", "docs"}
@@ -31,43 +32,16 @@ OF_ANOTHER = {
 NOT_IMPORTED = {"fastapi-offline"}
 
 
-class Imports(ast.NodeVisitor):
-    """The packages that a file imports, those for type checkers apart."""
-
-    def __init__(self) -> None:
-        self.run: set[str] = set()
-        self.checked: set[str] = set()
-        self._into = self.run
-
-    def visit_If(self, node: ast.If) -> None:
-        if ast.unparse(node.test) == "TYPE_CHECKING":
-            self._into = self.checked
-            for statement in node.body:
-                self.visit(statement)
-            self._into = self.run
-            for statement in node.orelse:
-                self.visit(statement)
-        else:
-            self.generic_visit(node)
-
-    def visit_Import(self, node: ast.Import) -> None:
-        self._into.update(alias.name.partition(".")[0] for alias in node.names)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        if node.module and not node.level:
-            self._into.add(node.module.partition(".")[0])
-
-
 @cache
 def imports(folder: str) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     """Packages of others by name, with the files that import them: to run, and for type checkers."""
     run: dict[str, set[str]] = defaultdict(set)
     checked: dict[str, set[str]] = defaultdict(set)
     for file in sorted((ROOT / folder).rglob("*.py")):
-        found = Imports()
-        found.visit(ast.parse(file.read_text()))
+        found = Imports.of(file)
         for names, into in ((found.run, run), (found.checked, checked)):
-            for name in names - OWN - sys.stdlib_module_names:
+            packages = {name.partition(".")[0] for name in names}
+            for name in packages - OWN - sys.stdlib_module_names:
                 into[name].add(str(file.relative_to(ROOT)))
     return run, checked
 

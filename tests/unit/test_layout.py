@@ -4,7 +4,6 @@ A room is a module of `serve_app` or one of its packages. `import` counts wherev
 too, unless it is there for type checkers only.
 """
 
-import ast
 import graphlib
 import re
 import shutil
@@ -15,6 +14,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.imports import Imports
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "serve_app"
@@ -66,38 +67,10 @@ def room_of(module: str) -> str:
     return module.split(".")[0]
 
 
-class Imports(ast.NodeVisitor):
-    """Dotted names that a module imports, those for type checkers apart."""
-
-    def __init__(self) -> None:
-        self.run: set[str] = set()
-        self.checked: set[str] = set()
-        self._into = self.run
-
-    def visit_If(self, node: ast.If) -> None:
-        if ast.unparse(node.test) == "TYPE_CHECKING":
-            self._into = self.checked
-            for statement in node.body:
-                self.visit(statement)
-            self._into = self.run
-            for statement in node.orelse:
-                self.visit(statement)
-        else:
-            self.generic_visit(node)
-
-    def visit_Import(self, node: ast.Import) -> None:
-        self._into.update(alias.name for alias in node.names)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        assert not node.level, "imports are absolute"
-        assert node.module
-        self._into.update(f"{node.module}.{alias.name}" for alias in node.names)
-
-
 @cache
 def imports_of(module: str) -> Imports:
-    found = Imports()
-    found.visit(ast.parse(modules()[module].read_text()))
+    found = Imports.of(modules()[module])
+    assert not found.num_relative, "imports are absolute"
     return found
 
 
