@@ -79,7 +79,8 @@ class Answer:
             natural_length = max(limits.min_tokens, MIN_TOKENS + seed % (MAX_TOKENS - MIN_TOKENS))
             if natural_length <= room:
                 self.length, self.finish_reason = natural_length, STOP
-        self.position = 0
+        # Another engine, which says the same, may have begun it.
+        self.position = len(request.output_token_ids)
         self._request_id = request.request_id
         self._words = vocabulary.words
         # Answers to different prompts begin with different words, so that a mix-up would be seen.

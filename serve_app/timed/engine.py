@@ -92,7 +92,7 @@ class TimedEngine:
             answer, position = request.answer, request.answer.position
             # 2.5 tokens a step are 2 and 3 in turn.
             request.num_steps += 1
-            num_due = math.floor(request.num_steps * self._tokens_per_step)
+            num_due = request.begins_with + math.floor(request.num_steps * self._tokens_per_step)
             output = answer.take(num_due - position)
             try:
                 request.link.add(request.sequence, position, output, answer.position - position)
@@ -113,7 +113,7 @@ class TimedEngine:
     def _begin(self, request: _Request, now: float) -> None:
         self._running[request] = None
         if self._prefill_s:
-            self._prefill_end = max(self._prefill_end, now) + self._prefill_s * request.num_prompt_tokens
+            self._prefill_end = max(self._prefill_end, now) + self._prefill_s * request.num_prefill_tokens
             request.begins_at = self._prefill_end
 
     async def num_unfinished_requests(self) -> int:
@@ -153,7 +153,8 @@ class _Request:
 
     def __init__(self, request: GenerateRequest, answer: Answer, link: FrameLink[Output]) -> None:
         self.request_id, self.sequence = request.request_id, request.sequence
-        self.num_prompt_tokens = len(request.prompt_token_ids)
+        self.begins_with = len(request.output_token_ids)
+        self.num_prefill_tokens = len(request.prompt_token_ids) + self.begins_with
         self.answer, self.link = answer, link
         self.received_ns = time.monotonic_ns()
         self.begins_at = 0.0

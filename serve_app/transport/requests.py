@@ -20,11 +20,16 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """Unique over all ingress replicas and for ever: the ingress adds random characters to the public id."""
     prompt_token_ids: list[int]
     sampling_params: bytes
-    """vLLM's `SamplingParams` as msgpack. Opaque here, so that this module needs no vLLM."""
+    """vLLM's `SamplingParams` as msgpack. Opaque here, so that this module needs no vLLM.
+
+    They are those of the whole answer: limits and penalties count `output_token_ids` too.
+    """
     reply_to: CurveAddress
     """Where the tokens go."""
     sequence: int
     """The ingress's number of this sequence, which the frames carry."""
+    output_token_ids: list[int] = []
+    """The answer so far, where another engine has begun it: this one goes on behind these tokens."""
     priority: int = 0
     cache_salt: str | None = None
     session_id: str | None = None

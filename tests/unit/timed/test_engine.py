@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,7 @@ class Bench:
         self.config = AppConfig.model_validate({"engine": base | {"timed": timed} | engine})
         self.frames: list[dict[int, list[int]]] = []
         self.reasons: dict[int, int | None] = {}
+        self.before: dict[int, int] = {}
         self.raw: list[Any] = []
         self.arrival = asyncio.Condition()
 
@@ -99,7 +101,7 @@ class Bench:
                 self.raw.append([bytes(part) for part in parts])
                 frame: dict[int, list[int]] = {}
                 for call, position, output in zip(header.sequences, header.positions, outputs, strict=True):
-                    assert position == len(self.tokens(call)) + len(frame.get(call, []))
+                    assert position == self.before[call] + len(self.tokens(call)) + len(frame.get(call, []))
                     frame[call] = frame.get(call, []) + output.new_token_ids
                     self.reasons[call] = output.finish_reason
                 self.frames.append(frame)
@@ -113,8 +115,11 @@ class Bench:
         async with self.arrival:
             await self.arrival.wait_for(condition)
 
-    def generate(self, call: int = 0, **options: Any) -> asyncio.Task[int]:
-        request = msgspec.structs.replace(make_request(call, **options), reply_to=self.receiver.address)
+    def generate(self, call: int = 0, before: Sequence[int] = (), **options: Any) -> asyncio.Task[int]:
+        request = msgspec.structs.replace(
+            make_request(call, **options), reply_to=self.receiver.address, output_token_ids=list(before)
+        )
+        self.before[call] = len(before)
         return asyncio.create_task(self.engine.generate(request))
 
 
@@ -152,6 +157,15 @@ def test_pieces_do_not_change_the_answer() -> None:
         for num_tokens in (1, 2, 3, 5):
             assert answer_of(make_request(max_tokens=length), num_tokens) == whole
         assert len(whole[0]) == length
+
+
+@pytest.mark.parametrize("params", [{"max_tokens": 40}, {"max_tokens": None}])
+def test_another_engine_goes_on(params: dict[str, Any]) -> None:
+    whole, reason = answer_of(make_request(**params))
+    for num_before in range(len(whole)):
+        before = whole[:num_before]
+        request = msgspec.structs.replace(make_request(**params), output_token_ids=before)
+        assert answer_of(request, 3) == (whole[num_before:], reason)
 
 
 def test_the_prompt_decides_and_nothing_else() -> None:
@@ -212,6 +226,16 @@ async def test_one_output_a_step() -> None:
         num_steps, _ = await bench.engine.num_steps()
         assert num_steps == 30
         assert await bench.engine.num_unfinished_requests() == 0
+
+
+async def test_going_on_at_the_same_rate() -> None:
+    whole, _ = answer_of(make_request(max_tokens=20))
+    async with Bench() as bench:
+        assert await bench.generate(before=whole[:15], max_tokens=20) == 20
+        await bench.until(lambda: bench.tokens(0) == whole[15:])
+        assert bench.reasons == {0: LENGTH}
+        num_steps, _ = await bench.engine.num_steps()
+        assert num_steps == 5
 
 
 async def test_two_and_a_half_tokens_a_step(tmp_path: Path) -> None:

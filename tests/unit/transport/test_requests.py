@@ -15,6 +15,7 @@ SMALL: dict[str, Any] = {
     "sequence": 7,
 }
 FULL: dict[str, Any] = SMALL | {
+    "output_token_ids": [200005, 17196],
     "priority": -2,
     "cache_salt": "salt",
     "session_id": "session",
@@ -23,8 +24,8 @@ FULL: dict[str, Any] = SMALL | {
 
 def test_defaults() -> None:
     request = GenerateRequest(**SMALL)
-    assert request.priority == 0
-    rest = set(FULL) - set(SMALL) - {"priority"}
+    assert (request.priority, request.output_token_ids) == (0, [])
+    rest = set(FULL) - set(SMALL) - {"priority", "output_token_ids"}
     assert {getattr(request, name) for name in rest} == {None}
 
 
