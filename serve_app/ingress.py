@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, cast
 
@@ -107,6 +108,18 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self._app
+
+    async def open_work(self) -> dict[str, int]:
+        """What this replica has open, for tests and drills: without clients no request and no sequence.
+
+        The tasks are then as many as before the first client. The process id tells replicas apart.
+        """
+        return {
+            "pid": os.getpid(),
+            "tasks": len(asyncio.all_tasks()),
+            "requests": self._gate.num_open,
+            "sequences": self._engines.num_open,
+        }
 
     def _connect(self, rules: Rules) -> GateClient:
         gate = GateClient(rules, self._gate_address)

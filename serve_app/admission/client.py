@@ -22,6 +22,7 @@ from serve_app.admission.protocol import (
     Join,
     Lost,
     Message,
+    Moved,
     OpenRequest,
     Ping,
     Reason,
@@ -69,6 +70,11 @@ class GateClient:
     def is_connected(self) -> bool:
         """Whether the gate decides."""
         return self._link is not None
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have asked and are not over."""
+        return len(self._requests)
 
     def set_replicas(self, replicas: Collection[str]) -> None:
         """Takes note of the engine replicas that are ready, for when there is no gate."""
@@ -146,13 +152,15 @@ class GateClient:
         self._timer.update()
 
     def _on_event(self, event: Event) -> None:
-        if not isinstance(event, Admitted | Refused | Granted) or not (
+        if not isinstance(event, Admitted | Refused | Granted | Moved) or not (
             request := self._requests.get(event.request)
         ):
             return
         try:
             if isinstance(event, Granted):
                 request.grant(event.sequence, event.replica)
+            elif isinstance(event, Moved):
+                request.moved(event.sequence, was_alone=event.was_alone)
             elif isinstance(event, Admitted):
                 request.admit(event.granted, event.limits)
             else:

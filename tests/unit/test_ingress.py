@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import pickle
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -266,6 +267,8 @@ async def test_a_client_that_leaves_has_its_call_cancelled(start: Any, has_slot:
         tasks = [asyncio.create_task(bench.chat(max_tokens=400)) for _ in range(2)]
         await pass_until(lambda: len(bench.handle.calls) == 2 and len(bench.sent) == 1)
         assert bench.load == (1, 1)
+        work = await bench.ingress.open_work()
+        assert (work["pid"], work["requests"], work["sequences"]) == (os.getpid(), 2, 2)
         leaving, staying = tasks if has_slot else reversed(tasks)
         first, second = bench.handle.responses if has_slot else reversed(bench.handle.responses)
         leaving.cancel()
@@ -276,6 +279,9 @@ async def test_a_client_that_leaves_has_its_call_cancelled(start: Any, has_slot:
         await asyncio.gather(*tasks, return_exceptions=True)
         await bench.until_idle()
         assert [response.num_cancelled for response in bench.handle.responses] == [1, 1]
+        left = await bench.ingress.open_work()
+        assert (left["requests"], left["sequences"]) == (0, 0)
+        assert left["tasks"] < work["tasks"]
 
 
 # --- which engines are ready ---------------------------------------------------------------------------
