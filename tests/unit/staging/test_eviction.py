@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from serve_app.staging import eviction
 from serve_app.staging.errors import NoSpaceError
 from serve_app.staging.locks import Lock
 from serve_app.staging.partial import allocated_bytes
 from serve_app.staging.store import StagedFolder
+from tests.examples import examples
 from tests.unit.staging.conftest import S3
 from tests.unit.staging.fault_proxy import OK, PATIENCE_S, Fault, FaultProxy, Request
 from tests.unit.staging.processes import Job, Worker
@@ -133,6 +139,93 @@ def test_a_version_larger_than_the_budget(versions: list[Version], proxy: FaultP
     assert proxy.gets() == []
 
 
+def test_a_version_that_will_not_fit_evicts_none(versions: list[Version], tmp_path: Path) -> None:
+    """Not even those that are in nobody's way."""
+    for version in versions[:2]:
+        stage(version, tmp_path).close()
+    with in_use(tmp_path, versions[0]), pytest.raises(NoSpaceError) as caught:
+        stage(versions[2], tmp_path, max_bytes=SIZE + 10_000)
+    assert "evicting all that may be (" in str(caught.value)
+    assert "would not suffice, so nothing was evicted: make room" in str(caught.value)
+    assert present(tmp_path, versions) == [0, 1]
+
+
+@contextmanager
+def in_use(folder: Path, version: Version) -> Iterator[None]:
+    with Lock(folder / ".in-use" / version.manifest.digest[:16]) as lock:
+        lock.shared()
+        yield
+
+
+@dataclass(frozen=True)
+class Held:
+    """A version that a folder holds."""
+
+    kib: int
+    last_use: int
+    is_used: bool
+    is_partial: bool
+
+    def put(self, folder: Path, number: int, stack: ExitStack) -> None:
+        path = folder / (f".partial/{number}" if self.is_partial else f"model-{number}")
+        path.mkdir(parents=True)
+        (path / ".manifest.json").touch()
+        (path / "weights").write_bytes(os.urandom(self.kib * 1024))
+        lock = stack.enter_context(Lock(folder / ".in-use" / str(number)))
+        if self.is_used:
+            lock.shared()
+        for touched in (path, folder / ".in-use" / str(number)):
+            os.utime(touched, (self.last_use, self.last_use))
+
+
+@examples(100)
+@given(
+    held=st.lists(
+        st.builds(Held, st.integers(0, 40), st.integers(1, 99), st.booleans(), st.booleans()),
+        max_size=5,
+        unique_by=lambda version: version.last_use,
+    ),
+    kib=st.integers(0, 100),
+    budget_kib=st.none() | st.integers(1, 150),
+    disk_kib=st.integers(1, 200),
+)
+def test_eviction_is_of_the_oldest_as_many_as_it_takes_or_of_none(
+    held: list[Held], kib: int, budget_kib: int | None, disk_kib: int
+) -> None:
+    def fits(beside: list[Held]) -> bool:
+        together = kib + sum(version.kib for version in beside)
+        return together <= min(disk_kib, budget_kib or disk_kib)
+
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        for number, version in enumerate(held):
+            version.put(folder, number, stack)
+
+        def left() -> list[Held]:
+            paths = [*folder.glob("model-*"), *folder.glob(".partial/*")]
+            return [held[int(path.name.rsplit("-", 1)[-1])] for path in paths]
+
+        def disk_usage(_: Path) -> SimpleNamespace:
+            used = sum(version.kib for version in left())
+            return SimpleNamespace(total=disk_kib * 1024, free=(disk_kib - used) * 1024)
+
+        patch.setattr(shutil, "disk_usage", disk_usage)
+        patch.setattr(eviction, "RESERVE_BYTES", 0)
+        try:
+            eviction.make_room(folder, "new", kib * 1024, budget_kib and budget_kib * 1024, "it")
+        except NoSpaceError:
+            assert len(left()) == len(held)
+            assert not fits([version for version in held if version.is_used])
+            return
+        kept = left()
+        assert fits(kept)
+        evicted = sorted((v for v in held if v not in kept), key=lambda version: version.last_use)
+        assert not any(version.is_used for version in evicted)
+        if evicted:
+            assert all(version.is_used or version.last_use > evicted[-1].last_use for version in kept)
+            assert not fits([*kept, evicted[-1]])
+
+
 class TestInterruptedDownloads:
     @pytest.fixture
     def interrupted(self, versions: list[Version], proxy: FaultProxy, tmp_path: Path) -> Version:
@@ -190,12 +283,12 @@ def test_what_a_killed_process_was_evicting_goes_away(versions: list[Version], t
 def test_a_version_that_another_process_evicts_first(versions: list[Version], tmp_path: Path) -> None:
     for version in versions[:2]:
         stage(version, tmp_path).close()
-    victims = eviction._by_last_use(tmp_path, "")
-    gone = next(victims)
+    gone, there = eviction._by_last_use(tmp_path, "")
     shutil.rmtree(gone)
-    eviction._evict(tmp_path, gone)
-    eviction._evict(tmp_path, next(victims))
-    assert present(tmp_path, versions) == []
+    with eviction._unused(tmp_path, gone) as is_there:
+        assert not is_there
+    with eviction._unused(tmp_path, there) as is_there:
+        assert is_there
 
 
 def has_waiter(lock: Path) -> bool:
@@ -289,7 +382,8 @@ class TestDisk:
     def test_space_is_checked_before(
         self, versions: list[Version], proxy: FaultProxy, small_disk: Callable[[int], Path]
     ) -> None:
-        disk = small_disk(SIZE + 16 * 1024)
+        disk = small_disk(2 * SIZE)
+        (disk / "other").write_bytes(bytes(SIZE - 16 * 1024))
         with pytest.raises(NoSpaceError) as caught:
             stage(versions[0], disk)
         free = shutil.disk_usage(disk).free
@@ -298,6 +392,19 @@ class TestDisk:
         assert f"{free:,} are free" in message
         assert "make room, raise staging.max_bytes, or set staging.folder to a larger disk" in message
         assert proxy.gets() == []
+
+    def test_a_version_larger_than_the_disk_evicts_none(
+        self, s3: S3, versions: list[Version], small_disk: Callable[[int], Path]
+    ) -> None:
+        large = put(s3, {"model.safetensors": bytes(3 * SIZE)}, "models/large")
+        disk = small_disk(2 * SIZE + 160 * 1024)
+        for version in versions[:2]:
+            stage(version, disk).close()
+        with pytest.raises(NoSpaceError) as caught:
+            stage(large, disk)
+        assert f"{large.location.uri()} takes {3 * SIZE:,} bytes in {disk}" in str(caught.value)
+        assert "in all: set staging.folder to a larger disk" in str(caught.value)
+        assert present(disk, versions) == [0, 1]
 
     def test_what_is_there_already_needs_no_space(
         self, versions: list[Version], proxy: FaultProxy, small_disk: Callable[[int], Path]
