@@ -2,6 +2,7 @@
 
     ServiceError (500)
     ├── BadRequestError (400)         the request is wrong; `param` says where
+    ├── DeadlyRequestError (500)      engines have died of it
     ├── EngineFailedError (500)       something in an engine that nobody has foreseen
     ├── EngineLostError (503)         the replica that was generating has died; the request may be sent again
     ├── EngineUnavailableError (503)  no engine replica is ready
@@ -45,6 +46,10 @@ class BadRequestError(ServiceError):
     def __init__(self, message: str, param: str | None, code: str | None = None) -> None:
         super().__init__(message)
         self.param, self.code = param, code
+
+
+class DeadlyRequestError(ServiceError):
+    """Engines have died while this request alone ran on them."""
 
 
 class EngineFailedError(ServiceError):

@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Protocol
 
-from serve_app.admission.protocol import Ask, Message, More, OpenRequest, RateLimits, Release
+from serve_app.admission.protocol import Ask, Loss, Message, Move, OpenRequest, RateLimits, Release
 from serve_app.admission.slot_grants import SlotGrant
-from serve_app.errors import ServiceError
+from serve_app.errors import DeadlyRequestError, ServiceError
+
+# One engine may die of anything. A second one that dies with the same request alone on it has died of that.
+MAX_DEATHS_ALONE = 2
 
 
 class RequestState(enum.Enum):
@@ -74,6 +77,9 @@ class AdmissionRequest:
         self.grants = {number: SlotGrant(self, number) for number in range(ask.num_sequences)}
         self._unused = list(self.grants.values())
         self._numbers = count(ask.num_sequences)
+        # Of the sequences that wait for another engine: the replica that each has lost.
+        self._lost_replicas: dict[int, str] = {}
+        self._died_alone: set[str] = set()
 
     async def admitted(self) -> None:
         """Returns when the request may begin, or wait for its slots.
@@ -95,6 +101,7 @@ class AdmissionRequest:
         """The gate has said where a sequence is to go."""
         if self.state not in (RequestState.RUNNING, RequestState.CLOSING):
             self._enter(RequestState.RUNNING)
+        self._lost_replicas.pop(number, None)
         if grant := self.grants.get(number):
             grant.give(replica)
 
@@ -109,7 +116,7 @@ class AdmissionRequest:
             self._answer.set_exception(error)
 
     def take_slot(self) -> SlotGrant:
-        """Returns the slot of the next sequence; beyond those asked for, one more.
+        """Returns the slot of the next sequence.
 
         It is a refused one when the gate has refused the request since it was admitted.
         """
@@ -118,20 +125,45 @@ class AdmissionRequest:
                 f"request {self.ask.request} is {self.state.name} and has no slots: they are taken after "
                 "`admitted` has returned and before `close`"
             )
-        if self._unused:
-            return self._unused.pop(0)
+        if not self._unused:
+            raise RequestStateError(
+                f"request {self.ask.request} has asked for {self.ask.num_sequences} slots and taken them"
+            )
+        return self._unused.pop(0)
+
+    def move(self, number: int, loss: Loss) -> SlotGrant:
+        """See `SlotGrant.move`. The slot must have been granted, and not have been released."""
+        before = self.grants.get(number)
+        if self.state is not RequestState.RUNNING or before is None or before.replica is None:
+            raise RequestStateError(
+                f"request {self.ask.request} is {self.state.name}, and sequence {number} of it cannot move"
+            )
+        del self.grants[number]
         grant = SlotGrant(self, next(self._numbers))
-        if self.refusal:
-            grant.refuse(self.refusal)
-            return grant
         self.grants[grant.number] = grant
-        self._client.send(More(self.ask.request, grant.number))
+        self._lost_replicas[grant.number] = before.replica
+        self._client.send(Move(self.ask.request, number, grant.number, loss))
         return grant
+
+    def moved(self, number: int, *, was_alone: bool) -> None:
+        """The gate has heard of a move, and says whether the request was alone on the replica that died."""
+        replica = self._lost_replicas.get(number)
+        if replica is None or not was_alone:
+            return
+        self._died_alone.add(replica)
+        if len(self._died_alone) >= MAX_DEATHS_ALONE and (grant := self.grants.get(number)):
+            grant.refuse(
+                DeadlyRequestError(
+                    f"{len(self._died_alone)} engines have died while this request ran on them, alone; "
+                    "it is not tried on another"
+                )
+            )
 
     def release(self, number: int, num_tokens: int) -> None:
         """See `SlotGrant.release`. Of effect once for each slot."""
         if self.grants.pop(number, None) is None:
             return
+        self._lost_replicas.pop(number, None)
         if self.state in (RequestState.REFUSED, RequestState.CLOSED):
             return  # the gate has forgotten it
         self._client.send(Release(self.ask.request, number, num_tokens))

@@ -54,10 +54,25 @@ class EngineSlots:
             return 0
         return min(max(1, int(self._reserved_share * self.num_all)), max(0, self.num_all - 1))
 
-    def take(self, replica: str | None = None) -> str:
-        """Takes a slot on the ready replica with the fewest taken, or on a given one. Returns which."""
+    def num_taken_on(self, replica: str) -> int:
+        """Slots taken on one replica, ready or not."""
+        return self._loads[replica]
+
+    def take(
+        self, replica: str | None = None, prefers: Collection[str] = (), avoids: str | None = None
+    ) -> str:
+        """Takes a slot on the ready replica with the fewest taken, or on a given one. Returns which.
+
+        Of the replicas with room those of `prefers` come first, and `avoids` last.
+        """
         if replica is None:
             replica = min(self._ready, key=self._loads.__getitem__)
+            if prefers or replica == avoids:
+                has_room = [one for one in self._ready if self._loads[one] < self._per_replica]
+                replica = min(
+                    has_room or [replica],
+                    key=lambda one: (one == avoids, one not in prefers, self._loads[one]),
+                )
         self._loads[replica] += 1
         return replica
 

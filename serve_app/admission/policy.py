@@ -18,9 +18,11 @@ from serve_app.admission.protocol import (
     Granted,
     Join,
     Joined,
+    Loss,
     Lost,
     Message,
-    More,
+    Move,
+    Moved,
     OpenRequest,
     Ping,
     Pong,
@@ -47,8 +49,8 @@ Addressed = tuple[bytes, Event]
 class Admission:
     """Messages in, events out. `now` is seconds on any clock that does not go back.
 
-    A request whose first sequence has begun is admitted for good: it is never refused, and what it asks for
-    later goes before all others of its tier.
+    A request whose first sequence has begun is admitted for good: it is never refused, and a sequence of it
+    that has lost its engine goes before all others of its tier.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -60,9 +62,13 @@ class Admission:
         self._retry_schedule = RetrySchedule()
         self._ingresses: dict[bytes, IngressPeer] = {}
         self._waiting: set[Request] = set()  # those of which nothing has begun
+        self._num_refusable = [0] * len(Tier)  # their sequences, by tier
         self._deadlines: list[tuple[float, int, Request]] = []  # a heap; some are over, or have changed
         self._order = count()
         self._has_had_engines = False
+        # Of replicas that have died with sequences: how many requests these were of; 0 where Serve had taken
+        # the replica out before (it had drained for as long as it may), which says nothing about them.
+        self._died_with: dict[str, int] = {}
         self._events: list[Addressed] = []
 
     @property
@@ -112,16 +118,18 @@ class Admission:
             self._ask(ingress, message, now)
             return
         if isinstance(message, Lost):
-            self._slots.lose(message.replica)
+            self._lose(message.replica)
             return
-        assert isinstance(message, More | Release | Close)
+        assert isinstance(message, Move | Release | Close)
         request = known.requests.get(message.request)
         if request is None:
             return  # refused in the meantime
-        if isinstance(message, More):
-            self._wait(request, message.sequence, first=True)
+        if isinstance(message, Move):
+            self._move(request, message, now)
         elif isinstance(message, Release):
             if sequence := request.sequences.pop(message.sequence, None):
+                if request in self._waiting:
+                    self._num_refusable[request.tier] -= 1
                 if sequence.replica is None or not message.num_tokens:
                     sequence.began_at = None  # it has not been in an engine: how long it took says nothing
                 else:
@@ -129,6 +137,28 @@ class Admission:
                 self._end(sequence, now)
         else:
             self._close(request, now)
+
+    def _lose(self, replica: str) -> None:
+        """This replica is dead."""
+        if replica not in self._died_with and self._slots.num_taken_on(replica):
+            requests = (request for known in self._ingresses.values() for request in known.requests.values())
+            is_on_it = [any(s.replica == replica for s in request.sequences.values()) for request in requests]
+            self._died_with[replica] = sum(is_on_it) if replica in self._slots.replicas else 0
+        self._slots.lose(replica)
+
+    def _move(self, request: Request, move: Move, now: float) -> None:
+        before = request.sequences.get(move.sequence)
+        replica = before.replica if before else None
+        if replica is not None and move.loss is Loss.DIED:
+            self._lose(replica)
+        was_alone = replica is not None and self._died_with.get(replica) == 1
+        self._say(request, Moved(request.number, move.to, was_alone))
+        after = self._wait(request, move.to, first=True)
+        after.loss, after.lost = move.loss, replica
+        if before:
+            del request.sequences[move.sequence]
+            before.began_at = None  # how long it took says nothing
+            self._end(before, now)
 
     def tick(self, now: float) -> list[Addressed]:
         """Refuses those whose time is up, and forgets ingresses that have fallen silent."""
@@ -188,7 +218,7 @@ class Admission:
         self._open(request, now)
         for number in range(ask.num_sequences):
             self._wait(request, number)
-        self._waiting.add(request)
+        self._may_refuse(request)
         self._set_deadline(request, now + self._max_wait_s())
         self._grant(now, asking=request)
         granted = {s.number: s.replica for s in request.sequences.values() if s.replica is not None}
@@ -197,20 +227,22 @@ class Admission:
 
     def _has_room(self, request: Request, num_sequences: int, now: float) -> bool:
         """Whether so many more may wait, if they have to; others, of later tiers, give way."""
-        num_before = self._queue.num_before(request.tier)
-        num_free = self._num_free(request.tier) if not num_before else 0
+        num_all_before = self._queue.num_before(request.tier)
+        num_free = self._num_free(request.tier) if not num_all_before else 0
         num_to_wait = max(0, num_sequences - num_free)
         if not num_to_wait:
             return True
+        if not self._rules.max_queued:
+            return False
+        # Those of requests that have begun have their own bound: a request has at most 128.
+        num_before = sum(self._num_refusable[: request.tier + 1])
         # One that is larger than the queue must have it alone: it would be refused for ever.
         if num_before and num_before + num_to_wait > self._rules.max_queued:
             return False
-        if not num_before and not self._rules.max_queued:
-            return False
-        expected_s = self._service.wait_s(num_before, self._slots.num_all)
+        expected_s = self._service.wait_s(num_all_before, self._slots.num_all)
         if expected_s is not None and expected_s > self._rules.max_wait_s:
             return False
-        while len(self._queue) + num_to_wait > self._rules.max_queued:
+        while sum(self._num_refusable) + num_to_wait > self._rules.max_queued:
             giving_way = self._queue.last(request.tier, lambda one: one.request in self._waiting)
             if giving_way is None:
                 break
@@ -225,35 +257,59 @@ class Admission:
         """Gives free slots to those whose turn it is. `asking` is told with the answer to its question."""
         while (tier := self._queue.first_tier()) is not None and self._num_free(tier):
             sequence = self._queue.pop(tier)
-            sequence.replica, sequence.began_at = self._slots.take(), now
-            self._waiting.discard(sequence.request)
+            sequence.replica, sequence.began_at = self._take_slot(sequence), now
+            self._no_longer_refuse(sequence.request)
             if sequence.request is not asking:
                 request = sequence.request
                 self._say(request, Granted(request.number, sequence.number, sequence.replica))
+
+    def _may_refuse(self, request: Request) -> None:
+        """A request waits, and nothing of it has begun."""
+        self._waiting.add(request)
+        self._num_refusable[request.tier] += len(request.sequences)
+
+    def _no_longer_refuse(self, request: Request) -> None:
+        """The opposite; before anything is taken out of its sequences."""
+        if request in self._waiting:
+            self._waiting.remove(request)
+            self._num_refusable[request.tier] -= len(request.sequences)
+
+    def _take_slot(self, sequence: Sequence) -> str:
+        if sequence.loss is None:
+            return self._slots.take()
+        # Where its prompt, at least, is in the prefix cache.
+        holders = {one.replica for one in sequence.request.sequences.values() if one.replica is not None}
+        if sequence.loss is Loss.GAP and sequence.lost is not None:
+            holders.add(sequence.lost)
+        avoids = sequence.lost if sequence.loss is Loss.CUT_OFF else None
+        return self._slots.take(prefers=holders, avoids=avoids)
 
     def _open(self, request: Request, now: float) -> None:
         self._ingresses[request.ingress].requests[request.number] = request
         if self._keys.is_needed:
             self._keys.open(request.key, now)
 
-    def _wait(self, request: Request, number: int, *, first: bool = False) -> None:
+    def _wait(self, request: Request, number: int, *, first: bool = False) -> Sequence:
         sequence = request.sequences[number] = Sequence(request, number)
         self._queue.add(sequence, request.tier, request.key, first=first)
+        return sequence
 
     def _end(self, sequence: Sequence, now: float) -> None:
         if sequence.replica is None:
             self._queue.remove(sequence, sequence.request.tier, sequence.request.key)
             return
         self._slots.give_back(sequence.replica)
+        if not self._slots.num_taken_on(sequence.replica):
+            self._died_with.pop(sequence.replica, None)
         if sequence.began_at is not None:
             self._service.add(now - sequence.began_at)
 
     def _close(self, request: Request, now: float) -> None:
+        self._no_longer_refuse(request)
         for sequence in request.sequences.values():
             sequence.began_at = None  # nobody has said that it ended: it was not used, or its ingress is gone
             self._end(sequence, now)
         request.sequences.clear()
-        self._waiting.discard(request)
         del self._ingresses[request.ingress].requests[request.number]
         if self._keys.is_needed:
             self._keys.close(request.key, now)
@@ -281,14 +337,16 @@ class Admission:
         """A request that was admitted before this gate started, or before the ingress was out of reach."""
         request = Request(ingress, known.request, known.key, known.tier)
         self._open(request, now)
-        for number, replica in known.sequences.items():
+        sequences = list(known.sequences.items())
+        # Each that is put before all others is put before those of its request, too.
+        for number, replica in reversed(sequences) if known.has_begun else sequences:
             if replica is None:
-                self._wait(request, number)
+                self._wait(request, number, first=known.has_begun)
             else:
                 # When it began is not known: it will not count for the mean.
                 request.sequences[number] = Sequence(request, number, self._slots.take(replica))
         if not known.has_begun and request.sequences:
-            self._waiting.add(request)
+            self._may_refuse(request)
             self._set_deadline(request, now - known.waited_s + self._max_wait_s())
 
     def _forget(self, ingress: bytes, now: float) -> None:

@@ -40,6 +40,17 @@ class RateLimits(_Message):
     tokens_reset_s: float
 
 
+class Loss(enum.IntEnum):
+    """How a sequence has lost its engine."""
+
+    DIED = 0
+    """The replica has died."""
+    CUT_OFF = 1
+    """Nothing comes of it any more, or it has given the sequence up; it may live."""
+    GAP = 2
+    """It goes on, and some of its tokens were lost."""
+
+
 class Ask(_Message):
     """May this request begin? Answered by `Admitted` or `Refused`; then `Granted` for each sequence."""
 
@@ -49,11 +60,16 @@ class Ask(_Message):
     num_sequences: int
 
 
-class More(_Message):
-    """A sequence beyond those asked for. It belongs to work that is admitted, so it is never refused."""
+class Move(_Message):
+    """A sequence has lost its engine, and goes on as another one, `to`, when that has a slot.
+
+    It belongs to work that is admitted, so it is never refused. Answered by `Moved`, then `Granted`.
+    """
 
     request: int
     sequence: int
+    to: int
+    loss: Loss
 
 
 class Release(_Message):
@@ -127,6 +143,14 @@ class Granted(_Message):
     replica: str
 
 
+class Moved(_Message):
+    """Answers `Move`. `was_alone`: the replica has died, and no other request had a slot on it."""
+
+    request: int
+    sequence: int
+    was_alone: bool
+
+
 class Joined(_Message):
     """Answers `Join`. What comes before it was said without knowing of that, and does not hold."""
 
@@ -141,5 +165,5 @@ class Unknown(_Message):
     """The gate has missed something of this ingress, or does not know it: it is to `Join`."""
 
 
-Message = Ask | More | Release | Close | Lost | Join | Ping
-Event = Admitted | Refused | Granted | Joined | Pong | Unknown
+Message = Ask | Move | Release | Close | Lost | Join | Ping
+Event = Admitted | Refused | Granted | Moved | Joined | Pong | Unknown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from serve_app.admission.protocol import Tier
+from serve_app.admission.protocol import Loss, Tier
 
 
 @dataclass(eq=False, slots=True)
@@ -27,6 +27,10 @@ class Sequence:
     number: int
     replica: str | None = None
     began_at: float | None = None
+    loss: Loss | None = None
+    """How its beginning, another sequence, has lost its engine; None where it has no such beginning."""
+    lost: str | None = None
+    """The replica of that engine."""
 
 
 @dataclass(slots=True)

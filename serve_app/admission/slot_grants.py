@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import Future
 from typing import Protocol
 
+from serve_app.admission.protocol import Loss
 from serve_app.errors import ServiceError
 
 
@@ -14,6 +15,9 @@ class Owner(Protocol):
 
     def release(self, number: int, num_tokens: int) -> None:
         """One of its sequences has ended."""
+
+    def move(self, number: int, loss: Loss) -> SlotGrant:
+        """One of its sequences has lost its engine. Returns the slot of the one that goes on for it."""
 
 
 class SlotGrant:
@@ -50,3 +54,10 @@ class SlotGrant:
     def release(self, num_tokens: int) -> None:
         """The sequence has ended. `num_tokens` are prompt and answer, 0 if it has not been in an engine."""
         self._owner.release(self.number, num_tokens)
+
+    def move(self, loss: Loss) -> SlotGrant:
+        """Gives this slot back, whose engine is lost, and returns another one to wait for.
+
+        It is refused with `DeadlyRequestError` when the request has been alone on two engines that died.
+        """
+        return self._owner.move(self.number, loss)

@@ -35,6 +35,7 @@ from serve_app.transport.curve import CurveAddress
 from serve_app.transport.frames import ReceivedTokens
 from serve_app.transport.requests import GenerateRequest
 from tests.unit.admission.gates import client_of
+from tests.unit.admission.grants import Owner
 from tests.waiting import pass_until
 
 PROMPT = [1, 2, 3]
@@ -43,16 +44,6 @@ NUM_TOKENS = 10
 
 class VLLMError(ValueError):
     """An error of the engine's library that is the request's fault."""
-
-
-class Owner:
-    """Notes what is released."""
-
-    def __init__(self) -> None:
-        self.released: list[tuple[int, int]] = []
-
-    def release(self, number: int, num_tokens: int) -> None:
-        self.released.append((number, num_tokens))
 
 
 class Response:

@@ -18,6 +18,7 @@ from serve_app.errors import OverloadedError
 from serve_app.routing import EngineRouter
 from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
+from tests.unit.admission.grants import Owner
 from tests.waiting import pass_until
 
 ENGINE = DeploymentID(name="Engine", app_name="app")
@@ -41,13 +42,6 @@ class Replica:
 
 def new_replica(name: str, num_ongoing: int = 0) -> Any:
     return Replica(name, num_ongoing)
-
-
-class Owner:
-    """Of grants that are never released here."""
-
-    def release(self, number: int, num_tokens: int) -> None:
-        raise AssertionError("the router releases nothing")
 
 
 class Told:

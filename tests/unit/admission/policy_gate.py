@@ -18,6 +18,7 @@ from serve_app.admission.protocol import (
     Release,
     Tier,
 )
+from serve_app.admission.requests import Sequence
 from serve_app.admission.rules import Rules
 
 HERE, THERE = b"here", b"there"
@@ -76,6 +77,10 @@ class Gate:
         self.send(Close(2000), THERE)
         self.said(THERE)
         assert self.admission._service.mean_s == pytest.approx(seconds)
+
+    def sequences(self, request: int, ingress: bytes = HERE) -> list[Sequence]:
+        """Those of a request, as the gate knows them."""
+        return list(self.admission._ingresses[ingress].requests[request].sequences.values())
 
     @property
     def counts(self) -> tuple[int, int]:

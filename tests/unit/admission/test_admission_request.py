@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable
@@ -17,9 +18,9 @@ from serve_app.admission.admission_request import (
     RequestStateError,
 )
 from serve_app.admission.client import GateClient
-from serve_app.admission.protocol import Ask, Close, Message, More, RateLimits, Release, Tier
+from serve_app.admission.protocol import Ask, Close, Loss, Message, Move, RateLimits, Release, Tier
 from serve_app.admission.slot_grants import SlotGrant
-from serve_app.errors import OverloadedError
+from serve_app.errors import DeadlyRequestError, OverloadedError
 from tests.unit.admission.gates import client_of
 
 ASKING, WAITING, RUNNING, REFUSED, CLOSING, CLOSED = RequestState
@@ -149,9 +150,70 @@ async def test_there_are_no_slots_before_the_answer_and_after_the_end(state: Req
         new_request(state).take_slot()
 
 
+async def test_there_are_no_more_slots_than_were_asked_for() -> None:
+    request = new_request(RUNNING, num_sequences=2)
+    numbers = [request.take_slot().number for _ in range(2)]
+    assert numbers == [0, 1]
+    with pytest.raises(RequestStateError, match="request 7 has asked for 2 slots"):
+        request.take_slot()
+
+
+@pytest.mark.parametrize("state", [WAITING, CLOSING])
+async def test_what_has_no_slot_or_is_over_does_not_move(state: RequestState) -> None:
+    request = new_request(state)
+    grant = request.take_slot() if state is WAITING else request.grants[0]
+    with pytest.raises(RequestStateError, match=f"request 7 is {state.name}, and sequence 0 of it"):
+        grant.move(Loss.DIED)
+    assert not any(isinstance(message, Move) for message in request.sent)
+
+
+async def test_a_slot_that_has_moved() -> None:
+    request = new_request(RUNNING)
+    first = request.take_slot()
+    second = first.move(Loss.GAP)
+    assert request.sent == [Move(7, 0, 2, Loss.GAP)]
+    first.release(10)  # of no effect
+    assert request.as_open(request.asked_at).sequences == {1: None, 2: None}
+    request.grant(2, "b")
+    assert await second.granted() == "b"
+    second.release(20)
+    assert request.sent[1:] == [Release(7, 2, 20)]
+
+
+def moved(request: AdmissionRequest, grant: SlotGrant, replica: str, *, was_alone: bool) -> SlotGrant:
+    """Has it go on after the death of its replica, on another one if it may."""
+    after = grant.move(Loss.DIED)
+    request.moved(after.number, was_alone=was_alone)
+    request.grant(after.number, replica)
+    return after
+
+
+async def test_a_request_of_which_two_engines_died_is_not_tried_on_a_third() -> None:
+    request = new_request(RUNNING)
+    grants = [request.take_slot() for _ in range(2)]
+    request.grant(1, "a")
+    # Of one engine, all sequences of the request are alone: that is one death.
+    grants = [moved(request, grant, "b", was_alone=True) for grant in grants]
+    assert [grant.replica for grant in grants] == ["b", "b"]
+    for grant in grants:
+        after = moved(request, grant, "c", was_alone=True)
+        with pytest.raises(DeadlyRequestError, match="2 engines have died while this request ran on them"):
+            await after.granted()
+        after.release(0)
+    assert not request.grants
+
+
+async def test_a_request_that_was_in_company_goes_on() -> None:
+    request = new_request(RUNNING)
+    grant = request.take_slot()
+    for replica, alone in zip("bcdef", [True, False, False, False, False], strict=True):
+        grant = moved(request, grant, replica, was_alone=alone)
+        assert await grant.granted() == replica
+
+
 async def test_the_slots_of_a_request_that_was_refused_are_refused() -> None:
     request = new_request(REFUSED)
-    for _ in range(3):
+    for _ in range(request.ask.num_sequences):
         with pytest.raises(OverloadedError):
             await request.take_slot().granted()
     with pytest.raises(OverloadedError):
@@ -193,6 +255,8 @@ WORDS = st.lists(
         st.tuples(st.just("refuse"), st.none()),
         st.tuples(st.just("take"), st.none()),
         st.tuples(st.just("release"), st.integers(0, 5)),
+        st.tuples(st.just("move"), st.integers(0, 5)),
+        st.tuples(st.just("moved"), st.integers(0, 5)),
         st.tuples(st.just("close"), st.none()),
     ),
     max_size=25,
@@ -212,6 +276,13 @@ def say(request: Watched, taken: list[SlotGrant], word: str, value: object) -> N
         assert isinstance(value, int)
         if value < len(taken):
             taken[value].release(5)
+    elif word == "move":
+        assert isinstance(value, int)
+        if value < len(taken):
+            taken.append(taken[value].move(Loss.DIED))
+    elif word == "moved":
+        assert isinstance(value, int)
+        request.moved(value, was_alone=True)
     else:
         SPOKEN[word](request)
 
@@ -219,14 +290,16 @@ def say(request: Watched, taken: list[SlotGrant], word: str, value: object) -> N
 def check_what_was_sent(request: Watched) -> None:
     """Each slot is released once at the most, and `Close` is the last word, unless the gate said no."""
     released = [message.sequence for message in request.sent if isinstance(message, Release)]
-    more = [message.sequence for message in request.sent if isinstance(message, More)]
-    assert len(released) == len(set(released))
-    assert len(more) == len(set(more))
+    moves = [message for message in request.sent if isinstance(message, Move)]
+    before, after = [move.sequence for move in moves], [move.to for move in moves]
+    # A slot that was moved is the gate's to free.
+    assert len(released + before) == len(set(released + before))
+    assert len(after) == len(set(after))
     assert request.sent.count(Close(7)) == (0 if request.refusal else 1)
     if request.refusal is None:
         assert request.sent[-1] == Close(7)
-        # All that were asked for, and all that came on top.
-        assert set(released) == set(range(request.ask.num_sequences)) | set(more)
+        # All that were asked for, and all that they became.
+        assert set(released) | set(before) == set(range(request.ask.num_sequences)) | set(after)
 
 
 @settings(deadline=None, max_examples=300)
@@ -269,8 +342,12 @@ def speak(client: GateClient, words: list[tuple[str, int]]) -> None:
             request = requests[number % len(requests)]
             if word == "close":
                 request.close()
-            elif request.state in (WAITING, RUNNING, REFUSED):
+            elif request.state in (WAITING, RUNNING, REFUSED) and request._unused:
                 taken.append(request.take_slot())
+        elif word == "move" and taken:
+            grant = taken[number % len(taken)]
+            with contextlib.suppress(RequestStateError):
+                taken.append(grant.move(Loss(number % 3)))
     for request in requests:
         request.close()
     for grant in taken:
@@ -283,7 +360,9 @@ def speak(client: GateClient, words: list[tuple[str, int]]) -> None:
 @settings(deadline=None, max_examples=100)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["ask", "take", "release", "close", "fall back"]), st.integers(0, 9)),
+        st.tuples(
+            st.sampled_from(["ask", "take", "release", "move", "close", "fall back"]), st.integers(0, 9)
+        ),
         max_size=60,
     )
 )

@@ -55,15 +55,14 @@ async def test_a_request_that_gives_way_has_its_slots_refused() -> None:
 
 
 async def test_a_request_that_was_refused_gets_no_slots_later() -> None:
-    """Of a batch that is larger than what was asked for; nobody would ever answer."""
+    """Nobody would ever answer."""
     async with client_of(None, "a", max_queued=1) as (client, _):
         client.ask("", DEFAULT, 1)
         flex = client.ask("", Tier.FLEX, 1)
         await flex.admitted()
         client.ask("", DEFAULT, 1)  # flex gives way
-        for _ in range(2):
-            with pytest.raises(OverloadedError):
-                await asyncio.wait_for(flex.take_slot().granted(), 1.0)
+        with pytest.raises(OverloadedError):
+            await flex.take_slot().granted()
 
 
 async def test_tokens_count_although_the_response_ends_before_the_call_does() -> None:
@@ -92,17 +91,16 @@ async def test_tokens_count_when_the_call_ends_before_the_response_does() -> Non
 
 
 async def test_what_has_begun_is_not_refused_by_a_new_gate() -> None:
-    """One call of a request has ended, and the next one waits, while the gate is replaced."""
+    """One call of a request has ended, another runs and a third one waits, while the gate is replaced."""
     async with client_of(None, "a") as (client, _):
-        request = client.ask("", DEFAULT, 1)
+        request = client.ask("", DEFAULT, 3)
         request.take_slot().release(10)
-        client.ask("", DEFAULT, 1)
-        assert request.take_slot().replica is None
+        assert [request.take_slot().replica for _ in range(2)] == ["a", None]
         gate = Heard()
         client._join(gate)
         [join] = gate.messages
         assert isinstance(join, Join)
-        assert [known.has_begun for known in join.open] == [True, True]
+        assert [known.has_begun for known in join.open] == [True]
         new = Admission(rules())
         new.set_replicas(["a"], 1000.0)
         new.handle(b"ingress", join, 1000.0)

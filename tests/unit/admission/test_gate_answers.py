@@ -7,11 +7,8 @@ import pytest
 from serve_app.admission import policy
 from serve_app.admission.client import MESSAGES
 from serve_app.admission.policy import NO_ENGINE_RETRY_S
-from serve_app.admission.protocol import (
-    Reason,
-    Tier,
-)
-from serve_app.errors import EngineUnavailableError, KeyLimitError, OverloadedError
+from serve_app.admission.protocol import Loss, Reason, Tier
+from serve_app.errors import DeadlyRequestError, EngineUnavailableError, KeyLimitError, OverloadedError
 from tests.unit.admission.gates import client_of, gate_of
 
 DEFAULT = Tier.DEFAULT
@@ -46,23 +43,34 @@ async def test_who_waits_is_granted_what_another_ingress_releases() -> None:
         assert admission.counts == (1, 0)
 
 
-async def test_more_sequences_than_were_asked_for() -> None:
+@pytest.mark.parametrize("has_gate", [True, False])
+async def test_a_sequence_whose_engine_is_lost_goes_on_elsewhere(has_gate: bool) -> None:
+    replicas = () if has_gate else ("a", "b")
     async with (
-        gate_of("a", max_concurrent_requests=3) as (server, admission),
-        client_of(server) as (client, _),
+        gate_of("a", "b", max_concurrent_requests=2) as (server, gate),
+        client_of(server if has_gate else None, *replicas, max_concurrent_requests=2) as (client, _),
     ):
-        request = client.ask("", DEFAULT, 2)
+        admission = gate if has_gate else client._own
+        request = client.ask("", DEFAULT, 3)
         await request.admitted()
-        grants = [request.take_slot() for _ in range(4)]
-        assert [await grant.granted() for grant in grants[:3]] == ["a"] * 3
-        assert grants[3].replica is None
-        grants[0].release(10)
-        assert await grants[3].granted() == "a"
-        assert [grant.number for grant in grants] == [0, 1, 2, 3]
+        grants = [request.take_slot() for _ in range(3)]
+        assert [await grant.granted() for grant in grants] == ["a", "b", "a"]
+        moves = [grant.move(Loss.DIED) for grant in grants if grant.replica == "a"]
+        assert await moves[0].granted() == "b"
+        assert moves[1].replica is None
+        grants[1].release(10)
+        assert await moves[1].granted() == "b"
+        # The request was alone on the one that died, and so it is on the next.
+        again = [move.move(Loss.DIED) for move in moves]
+        for grant in again:
+            with pytest.raises(DeadlyRequestError):
+                await grant.granted()
+        for grant in again:
+            grant.release(0)
         request.close()
-        for grant in grants:
-            grant.release(10)
-        await admission.until(lambda: admission.counts == (0, 0))
+        if has_gate:
+            await gate.until(lambda: gate.counts == (0, 0))
+        assert (admission.num_running, admission.num_waiting) == (0, 0)
 
 
 async def test_a_full_queue_is_429_with_a_time_to_come_back() -> None:

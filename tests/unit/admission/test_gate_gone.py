@@ -12,7 +12,7 @@ from serve_app.admission.protocol import (
     Join,
     Joined,
     Lost,
-    More,
+    Move,
     Ping,
     Reason,
     Refused,
@@ -24,7 +24,7 @@ from serve_app.errors import KeyLimitError, OverloadedError
 from tests.unit.admission.gates import Dialogue, client_of, gate_of, joined, scripted_gate
 
 DEFAULT = Tier.DEFAULT
-TOLD = (Ask, More, Release, Close, Lost, Join)
+TOLD = (Ask, Move, Release, Close, Lost, Join)
 KINDS = (*TOLD, Ping)
 
 

@@ -7,7 +7,8 @@ from serve_app.admission.protocol import (
     Admitted,
     Close,
     Join,
-    More,
+    Loss,
+    Move,
     OpenRequest,
     RateLimits,
     Reason,
@@ -65,30 +66,6 @@ def test_who_waits_at_one_ingress_is_granted_what_another_releases() -> None:
     assert gate.said(THERE) == [granted(1)]
 
 
-def test_more_goes_before_those_who_have_not_begun() -> None:
-    gate = Gate("a")
-    gate.ask(1, n=2)
-    gate.ask(2)
-    gate.send(More(1, 2))
-    assert gate.said() == []
-    gate.send(Release(1, 0, 10))
-    assert gate.said() == [granted(1, 2)]
-    gate.send(Release(1, 1, 10))
-    assert gate.said() == [granted(2)]
-
-
-def test_more_begins_at_once_where_there_is_room_and_is_never_refused() -> None:
-    gate = Gate("a", max_queued=0)
-    gate.ask(1)
-    gate.send(More(1, 1))
-    assert gate.said() == [granted(1, 1)]
-    gate.send(More(1, 2))
-    gate.after(3600)
-    assert gate.said() == []
-    gate.send(Release(1, 0, 10))
-    assert gate.said() == [granted(1, 2)]
-
-
 def test_a_sequence_that_does_not_begin_leaves_the_queue() -> None:
     gate = Gate("a")
     gate.ask(1, n=2)
@@ -101,7 +78,7 @@ def test_a_sequence_that_does_not_begin_leaves_the_queue() -> None:
 def test_what_is_said_of_a_request_that_is_not_known_changes_nothing() -> None:
     gate = Gate("a")
     gate.ask(1)
-    for message in (Release(9, 0, 10), Release(1, 9, 10), More(9, 0), Close(9)):
+    for message in (Release(9, 0, 10), Release(1, 9, 10), Move(9, 0, 1, Loss.DIED), Close(9)):
         gate.send(message)
     assert gate.said() == []
     assert gate.counts == (1, 0)

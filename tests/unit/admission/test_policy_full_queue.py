@@ -81,12 +81,16 @@ def test_what_has_begun_gives_way_to_nobody() -> None:
     assert gate.said() == [granted(1, 2)]
 
 
-def test_who_has_begun_shields_nobody_else_from_giving_way() -> None:
+@pytest.mark.parametrize("tier", list(Tier))
+def test_what_has_begun_takes_no_room_of_the_queue(tier: Tier) -> None:
+    """However many sequences of it wait, as many others may wait as without it."""
     gate = Gate("a", max_queued=4)
-    gate.ask(1, n=5, tier=Tier.FLEX, key="begun")  # three wait, which cannot be refused
-    gate.ask(2, tier=Tier.FLEX, key="other")
-    assert gate.ask(3) == [Refused(2, Reason.QUEUE_FULL, MIN_RETRY_AFTER_S, None), Admitted(3, {}, None)]
-    assert gate.counts == (2, 4)
+    gate.ask(1, n=128, tier=tier)
+    for number in range(2, 6):
+        assert gate.ask(number, tier=Tier.FLEX) == [Admitted(number, {}, None)]
+    assert refusal(gate.ask(6, tier=Tier.FLEX)).reason is Reason.QUEUE_FULL
+    assert gate.ask(7) == [Refused(5, Reason.QUEUE_FULL, MIN_RETRY_AFTER_S, None), Admitted(7, {}, None)]
+    assert gate.counts == (2, 126 + 4)
 
 
 def test_an_idle_service_refuses_no_request_for_its_size() -> None:

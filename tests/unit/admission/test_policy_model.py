@@ -22,9 +22,11 @@ from serve_app.admission.protocol import (
     Granted,
     Join,
     Joined,
+    Loss,
     Lost,
     Message,
-    More,
+    Move,
+    Moved,
     OpenRequest,
     Ping,
     Pong,
@@ -49,7 +51,7 @@ class ModelRequest:
     ask: Ask
     asked_at: float
     sequences: dict[int, str | None] = field(default_factory=dict)
-    more: set[int] = field(default_factory=set)
+    moved: set[int] = field(default_factory=set)
     num_asked: int = 0
     has_begun: bool = False
     is_restored: bool = False
@@ -57,7 +59,7 @@ class ModelRequest:
 
     def exempt(self, number: int) -> bool:
         """Whether this sequence may wait however many do."""
-        return self.has_begun or self.is_restored or number in self.more
+        return self.has_begun or self.is_restored or number in self.moved
 
 
 @dataclass(eq=False)
@@ -123,7 +125,7 @@ class Model:
     def run(self) -> None:
         operations = {
             self.ask: 30,
-            self.more: 6,
+            self.move: 6,
             self.release: 30,
             self.close: 14,
             self.ping: 12,
@@ -152,8 +154,9 @@ class Model:
         over_limit = (
             self.rules.max_requests_per_key is not None and num_open >= self.rules.max_requests_per_key
         )
-        num_before = sum(waiter.ask.tier <= tier for waiter, _ in self.waiting())
-        is_alone = not num_before
+        before = [(waiter, number) for waiter, number in self.waiting() if waiter.ask.tier <= tier]
+        num_before = sum(not waiter.has_begun for waiter, _ in before)
+        is_alone = not before
         fits = bool(self.ready) and is_alone and self.num_free(tier) >= n
         answers: list[Event] = []
         for to, event in self.send(ingress, ask):
@@ -180,7 +183,7 @@ class Model:
             assert answer.reason in (Reason.QUEUE_FULL, Reason.NO_ENGINE, Reason.KEY_TOKENS)
             assert not fits or answer.reason is Reason.KEY_TOKENS, "there was room"
             if answer.reason is Reason.QUEUE_FULL:
-                assert num_before or not self.rules.max_queued, "an idle queue takes everyone"
+                assert before or not self.rules.max_queued, "an idle queue takes everyone"
             assert answer.retry_after_s >= 1
             self.seen[f"refused {answer.reason.name}"] += 1
         elif fits:
@@ -191,15 +194,29 @@ class Model:
             assert self.rules.max_queued, "nobody may wait"
             self.seen["larger than the queue"] += n > self.rules.max_queued and not request.has_begun
 
-    def more(self, ingress: ModelIngress) -> None:
-        if ingress.requests and self.make_known(ingress):
-            request = self.random.choice(list(ingress.requests.values()))
-            number, request.num_asked = request.num_asked, request.num_asked + 1
-            request.sequences[number] = None
-            request.more.add(number)
+    def move(self, ingress: ModelIngress) -> None:
+        running = [(r, n) for r in ingress.requests.values() for n, replica in r.sequences.items() if replica]
+        if running and self.make_known(ingress):
+            request, before = self.random.choice(running)
+            after, request.num_asked = request.num_asked, request.num_asked + 1
+            replica = request.sequences.pop(before)
+            loss = self.random.choice(list(Loss))
+            others = {id(r) for r in self.requests() if replica in r.sequences.values()} - {id(request)}
+            if loss is Loss.DIED and replica:
+                self.lost.add(replica)
+            request.sequences[after] = None
+            request.moved.add(after)
             self.reset_turns(request.ask.tier)
-            self.begins_to_wait(request, number)
-            self.exchange(ingress, More(request.ask.request, number))
+            self.begins_to_wait(request, after)
+            moved, *granted = self.send(ingress, Move(request.ask.request, before, after, loss))
+            assert moved[0] == ingress.name
+            assert isinstance(moved[1], Moved)
+            assert not (moved[1].was_alone and others), "another request is there, too"
+            self.seen["moved alone"] += moved[1].was_alone
+            ingress.num_events += 1
+            for to, event in granted:
+                assert isinstance(event, Granted), "nobody asked"
+                self.take(to, event)
 
     def release(self, ingress: ModelIngress) -> None:
         if ingress.requests and self.make_known(ingress):
@@ -295,6 +312,8 @@ class Model:
         assert (self.gate.num_running, self.gate.num_waiting) == (0, 0)
         assert not self.gate._slots._loads
         assert not self.gate._waiting
+        assert not any(self.gate._num_refusable)
+        assert not self.gate._died_with
         assert not any(self.gate._queue._tiers)
         assert not any(known.requests for known in self.gate._ingresses.values())
         assert all(use.num_open == 0 for use in self.gate._keys._uses.values())
@@ -348,7 +367,7 @@ class Model:
         self.forget_turns()
         self.passed_over.pop((tier, key), None)
         for (other_tier, _), passed in self.passed_over.items():
-            if other_tier == tier and number not in request.more:  # which goes first
+            if other_tier == tier and number not in request.moved:  # which goes first
                 passed[key] += 1
                 assert passed[key] <= 1, "a key has two turns while another waits for its first"
         self.passed_over[tier, key] = Counter()
@@ -414,6 +433,7 @@ def test_whatever_happens_admission_keeps_its_rules(seed: int, rules: Rules) -> 
         "waited too long",
         "refused QUEUE_FULL",
         "larger than the queue",
+        "moved alone",
     ):
         assert model.seen[seen] > 0, seen
     for tier in Tier:

@@ -3,20 +3,12 @@ import threading
 
 import pytest
 
+from serve_app.admission.protocol import Loss
 from serve_app.admission.slot_grants import SlotGrant
 from serve_app.errors import OverloadedError
+from tests.unit.admission.grants import Owner
 
 TIMEOUT_S = 10.0
-
-
-class Owner:
-    """Notes what is released."""
-
-    def __init__(self) -> None:
-        self.released: list[tuple[int, int]] = []
-
-    def release(self, number: int, num_tokens: int) -> None:
-        self.released.append((number, num_tokens))
 
 
 async def test_a_slot_that_was_granted_is_known_at_once() -> None:
@@ -91,3 +83,12 @@ def test_release_says_which_and_how_much() -> None:
     owner = Owner()
     SlotGrant(owner, 3).release(77)
     assert owner.released == [(3, 77)]
+
+
+def test_a_move_is_the_owners_and_has_a_slot_of_its_own() -> None:
+    owner = Owner()
+    grant = SlotGrant(owner, 3)
+    grant.give("a")
+    after = grant.move(Loss.DIED)
+    assert owner.moves == [(3, Loss.DIED)]
+    assert (after.number, after.replica) == (103, None)

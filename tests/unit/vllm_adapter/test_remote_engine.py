@@ -22,6 +22,7 @@ from serve_app.transport.frames import ReceivedTokens
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver, FrameSender
 from tests.services import ROOT
+from tests.unit.admission.grants import Owner
 from tests.waiting import pass_until
 
 # vLLM and what it imports use what is deprecated.
@@ -34,16 +35,6 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 Step = tuple[int, list[int]]
 Generate = Callable[["Harness", GenerateRequest], Awaitable[int]]
-
-
-class Owner:
-    """The owner of grants, told what is given back."""
-
-    def __init__(self) -> None:
-        self.released: list[int] = []
-
-    def release(self, number: int, num_tokens: int) -> None:
-        self.released.append(num_tokens)
 
 
 class Harness:
@@ -459,7 +450,7 @@ async def test_what_is_cancelled_before_it_has_begun_gives_its_slot_back() -> No
     async with harness(all_tokens) as one:
         one.start(Inbox()).cancel()
         await pass_until(lambda: one.remote.num_open == 0)
-        assert (one.requests, one.owner.released) == ([], [0])
+        assert (one.requests, one.owner.released) == ([], [(0, 0)])
 
 
 async def test_a_call_that_has_come_to_its_end_is_not_cancelled() -> None:
