@@ -5,6 +5,7 @@ Times are kept to the nanosecond: ninja, which FlashInfer builds with, compares 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import stat
@@ -19,6 +20,8 @@ from typing import BinaryIO, cast
 COMPRESSION_LEVEL = 1
 COPY_BYTES = 1024 * 1024
 NANOSECONDS = 1_000_000_000
+# Of the files in an archive. Caches of one model are far smaller, and more comes from no publisher of ours.
+MAX_BYTES = 20 * 1024**3
 
 
 class UnsafeArchiveError(Exception):
@@ -50,7 +53,8 @@ def _regular_files(folder: Path) -> Iterator[str]:
 def pack(folder: Path, paths: list[str], archive: Path) -> int:
     """Writes the files `paths` of `folder` to `archive`; equal files give equal bytes. Returns their size.
 
-    Raises `ChangedFileError` for a file that is changed or gone by the time it has been read.
+    Raises `ChangedFileError` for a file that is changed or gone by the time it has been read, and
+    `UnsafeArchiveError` for files that `unpack` would not take.
     """
     total = 0
     with (
@@ -63,6 +67,8 @@ def pack(folder: Path, paths: list[str], archive: Path) -> int:
                 total += _add(tar, folder / path, path)
             except FileNotFoundError:
                 raise ChangedFileError(f"{path} is gone") from None
+            if total > MAX_BYTES:
+                raise UnsafeArchiveError(f"it would hold more than {MAX_BYTES:,} bytes")
     return total
 
 
@@ -92,12 +98,12 @@ def _add(tar: tarfile.TarFile, source: Path, path: str) -> int:
     return before.st_size
 
 
-def unpack(archive: Path, folder: Path, max_bytes: int) -> list[str]:
+def unpack(archive: Path, folder: Path, room_bytes: int) -> list[str]:
     """Writes what is in `archive` below the new folder `folder`. Returns the files' relative paths.
 
-    Raises `UnsafeArchiveError` for anything but regular files and folders inside it, or more than `max_bytes`
-    of them, and others of `BROKEN` for a damaged file. What has been written by then stays in `folder`, for
-    the caller to remove.
+    Raises `UnsafeArchiveError` for anything but regular files and folders inside it, or more than `MAX_BYTES`
+    of them, and others of `BROKEN` for a damaged file. Raises `OSError` for what is of the disk: it is full
+    with `room_bytes`. What has been written by then stays in `folder`, for the caller to remove.
     """
     folder.mkdir(parents=True)
     paths: set[str] = set()
@@ -108,8 +114,10 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> list[str]:
             if member.isdir():
                 continue
             total += member.size
-            if total > max_bytes:
-                raise UnsafeArchiveError(f"it holds more than {max_bytes:,} bytes")
+            if total > MAX_BYTES:
+                raise UnsafeArchiveError(f"it holds more than {MAX_BYTES:,} bytes")
+            if total > room_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if member.name in paths:
                 raise UnsafeArchiveError(f"{member.name} is in it twice")
             paths.add(member.name)

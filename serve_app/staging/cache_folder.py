@@ -2,6 +2,7 @@
 
 ROOT/KEY/{vllm,triton,...}  where the engine processes read and write
 ROOT/KEY/generation.json    what of it is in S3: the generation, and the files that it holds
+ROOT/KEY/attempt            publishing was begun and has not succeeded; its time is that of the last attempt
 ROOT/.locks/KEY             held by the process that restores
 ROOT/.locks/KEY.publish     held by the process that publishes
 ROOT/.in-use/KEY            shared by the replicas that use it; its time is that of the last start
@@ -17,7 +18,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -56,6 +57,9 @@ STAYS = (
     "*/tmp.*",
 )
 _MARK = "generation.json"
+_ATTEMPT = "attempt"
+# What failed would mostly fail again, and packing takes an engine's neighbour seconds of CPU at each start.
+PUBLISH_AGAIN_S = 3600.0
 # Caches of earlier configs and releases go when no replica has started with them for so long.
 UNUSED_S = 30 * 24 * 3600.0
 
@@ -120,6 +124,23 @@ class CacheFolder:
         new = self.path / f".{_MARK}"
         new.write_bytes(msgspec.json.encode(mark, order="deterministic"))
         new.replace(self.path / _MARK)
+
+    def has_failed_lately(self) -> bool:
+        """Whether publishing was begun within `PUBLISH_AGAIN_S`, and has not succeeded."""
+        with suppress(FileNotFoundError):
+            return time.time() - (self.path / _ATTEMPT).stat().st_mtime < PUBLISH_AGAIN_S
+        return False
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Counts as failed for as long as the block has not ended without an error.
+
+        To be called with the publish lock.
+        """
+        mark = self.path / _ATTEMPT
+        mark.touch()
+        yield
+        mark.unlink(missing_ok=True)
 
     @contextmanager
     def work(self, purpose: str) -> Iterator[Path]:

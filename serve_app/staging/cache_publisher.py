@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from serve_app.staging import archives, locks
-from serve_app.staging.archives import ChangedFileError
+from serve_app.staging.archives import ChangedFileError, UnsafeArchiveError
 from serve_app.staging.cache_folder import CacheFolder, Mark
-from serve_app.staging.errors import StagingError
+from serve_app.staging.errors import StagingError, is_full
 from serve_app.staging.generations import Generations
 from serve_app.staging.locks import Lock
 from serve_app.staging.objects import S3Location
@@ -60,7 +60,7 @@ def _run(command: list[str]) -> None:
 def publish(folder: CacheFolder, generations: Generations, number: int) -> str:
     """Sends all files of `folder` as generation `number`. Returns what has become of it.
 
-    Raises `StagingError` when S3 does not take it.
+    Raises `StagingError` when S3 does not take it, and `OSError` for what is of the disk.
     """
     if number > MAX_GENERATIONS:
         return (
@@ -71,12 +71,17 @@ def publish(folder: CacheFolder, generations: Generations, number: int) -> str:
     with Lock(folder.publish_lock) as lock:
         if not lock.try_exclusive():
             return "not published: another replica of this node is about to"
-        with folder.work("publish") as work:
+        with folder.attempt(), folder.work("publish") as work:
             archive, paths = work / "archive", folder.files()
             try:
                 total = archives.pack(folder.path, paths, archive)
             except ChangedFileError as error:
                 return f"not published: {error} meanwhile; the next start of a replica tries again"
+            except UnsafeArchiveError as error:
+                raise StagingError(
+                    f"{folder.path}: {error}; delete what nothing uses, or set staging.publish_compile_cache "
+                    "to false"
+                ) from error
             packed = archive.stat().st_size
             if not generations.publish(number, archive):
                 return f"{generations.uri(number)} is there already: another replica was first"
@@ -101,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = publish(folder, Generations(options.location), options.number)
     except (StagingError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
+        is_disk = isinstance(error, OSError) and is_full(error)
+        full = f"the disk of {folder.path} is full: make room, or set staging.folder to a larger disk"
+        sys.stderr.write(f"{full if is_disk else error}\n")
         return 1
     sys.stdout.write(f"{result}\n")
     return 0

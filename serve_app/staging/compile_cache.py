@@ -9,14 +9,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from serve_app.config.sections import StagingConfig
 from serve_app.staging import archives, cache_publisher, locks, objects
 from serve_app.staging.archives import UnsafeArchiveError
-from serve_app.staging.cache_folder import VARIABLES, CacheFolder, Mark, travels
+from serve_app.staging.cache_folder import PUBLISH_AGAIN_S, VARIABLES, CacheFolder, Mark, travels
 from serve_app.staging.cache_key import factors_of, key_of
-from serve_app.staging.errors import CorruptObjectError, StagingError
+from serve_app.staging.errors import CorruptObjectError, StagingError, is_full
 from serve_app.staging.generations import Generations
 from serve_app.staging.locks import Lock
 from serve_app.staging.objects import S3Location
@@ -49,7 +50,8 @@ class CompileCache:
         caches = staging.compile_cache
         self._location = S3Location.parse(caches).below(self.key) if caches else None
         self._may_publish = staging.publish_compile_cache
-        # The newest generation in S3, which may be unusable. None as long as that is not known.
+        # The newest generation in S3, which may be unusable. None where that, or what it holds, is not known:
+        # what this node then compiles need not be news.
         self._newest: int | None = None
         self._in_use: Lock | None = None
 
@@ -76,10 +78,21 @@ class CompileCache:
                 self._restore(Generations(self._location))
         except StagingError as error:
             logger.warning("compile cache: %s. Without it the engine compiles", error)
+        except OSError as error:
+            if not is_full(error):
+                self._warn()
+            else:
+                logger.warning(
+                    "compile cache: the disk of %s is full (%s bytes stay in reserve): make room, or set "
+                    "staging.folder to a larger disk. Without it the engine compiles",
+                    self.folder.path,
+                    f"{RESERVE_BYTES:,}",
+                )
         except Exception:  # whatever disks and archives can come up with: a cold start is better than none
-            logger.warning(
-                "compile cache %s: without it the engine compiles", self.folder.path, exc_info=True
-            )
+            self._warn()
+
+    def _warn(self) -> None:
+        logger.warning("compile cache %s: without it the engine compiles", self.folder.path, exc_info=True)
 
     def publish(self) -> threading.Thread | None:
         """Sends what is new as the next generation, in a process of its own with the lowest priority.
@@ -88,6 +101,13 @@ class CompileCache:
         to do.
         """
         if not (self._location and self._may_publish) or self._newest is None:
+            return None
+        if self.folder.has_failed_lately():
+            logger.info(
+                "compile cache: not published again: an attempt of this node, less than %d minutes ago, has "
+                "not succeeded",
+                PUBLISH_AGAIN_S / 60,
+            )
             return None
         new = len(self._new_files())
         if not new:
@@ -125,9 +145,9 @@ class CompileCache:
         with self.folder.work("restore") as work:
             archive, unpacked = work / "archive", work / "files"
             with _at_most(FETCH_S) as watchdog:
-                generations.download(number, archive, watchdog)
+                generations.download(number, archive, _room_bytes(work), watchdog)
             try:
-                paths = archives.unpack(archive, unpacked, shutil.disk_usage(work).free - RESERVE_BYTES)
+                paths = archives.unpack(archive, unpacked, _room_bytes(work))
                 if strange := next((path for path in paths if not travels(path)), None):
                     raise UnsafeArchiveError(f"{strange!r} is of no cache")
             except archives.BROKEN as error:
@@ -145,6 +165,10 @@ class CompileCache:
                 archive.stat().st_size / 1e6,
                 time.monotonic() - start,
             )
+
+
+def _room_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free - RESERVE_BYTES
 
 
 @contextmanager

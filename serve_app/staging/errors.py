@@ -9,6 +9,8 @@ StagingError
 
 from __future__ import annotations
 
+import errno
+
 
 class StagingError(Exception):
     """A version that cannot be published or staged."""
@@ -27,4 +29,9 @@ class CorruptObjectError(StagingError):
 
 
 class NoSpaceError(StagingError):
-    """Not enough room, after eviction of everything that may be evicted."""
+    """Not enough room, whatever may be evicted."""
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or what its user may have of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

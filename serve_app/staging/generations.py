@@ -6,7 +6,9 @@ checksum in an object's metadata only tells a damaged archive from a whole one.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import re
 import threading
 from pathlib import Path
@@ -54,10 +56,11 @@ class Generations:
 
         return objects.retrying(numbers, f"LIST {self.location.uri()}", stop)
 
-    def download(self, number: int, target: Path, watchdog: Watchdog) -> None:
+    def download(self, number: int, target: Path, room_bytes: int, watchdog: Watchdog) -> None:
         """Writes a generation to the file `target`, for as long as `watchdog` lets it.
 
         Raises `StagingError`, and of these `CorruptObjectError` where the bytes are not those that were sent.
+        Raises `OSError` for what is of the disk: it is full with `room_bytes`.
         """
 
         def get() -> tuple[str, str | None]:
@@ -66,6 +69,8 @@ class Generations:
             )
             digest = hashlib.sha256()
             with objects.body_of(answer) as body, target.open("wb") as file:
+                if answer["ContentLength"] > room_bytes:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 while piece := watchdog.read(body):
                     digest.update(piece)
                     file.write(piece)

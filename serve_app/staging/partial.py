@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.staging import manifest as manifests
-from serve_app.staging.errors import NoSpaceError
+from serve_app.staging.errors import NoSpaceError, is_full
 from serve_app.staging.manifest import READ_BYTES, Manifest, ManifestFile
 
 
@@ -190,7 +190,7 @@ def allocated_bytes(folder: Path) -> int:
 
 def raise_if_full(error: OSError, folder: Path, manifest: Manifest) -> None:
     """Raises `NoSpaceError` if `error` says that the disk under `folder` is full."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         raise NoSpaceError(
             f"the disk of {folder} is full ({manifest.total_bytes:,} bytes are needed in all): make room, or "
             "set staging.folder to a larger disk, and start again: what has arrived is kept"

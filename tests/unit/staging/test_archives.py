@@ -189,6 +189,19 @@ def test_a_member_twice(tmp_path: Path) -> None:
 def test_more_than_there_is_room_for(tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "archive", member("vllm/a"), member("vllm/b"), content=bytes(600))
     assert archives.unpack(archive, tmp_path / "fits", 1200) == ["vllm/a", "vllm/b"]
+    with pytest.raises(OSError, match="No space left"):
+        archives.unpack(archive, tmp_path / "target", 1199)
+    assert not (tmp_path / "target/vllm/b").exists()
+
+
+def test_more_than_any_cache_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither side lets it pass: what cannot be unpacked is not published."""
+    archive = make_tar(tmp_path / "archive", member("vllm/a"), member("vllm/b"), content=bytes(600))
+    paths = archives.unpack(archive, tmp_path / "fits", ROOM)
+    monkeypatch.setattr(archives, "MAX_BYTES", 1199)
+    # However little room there is.
     with pytest.raises(UnsafeArchiveError, match="more than 1,199 bytes"):
         archives.unpack(archive, tmp_path / "target", 1199)
     assert not (tmp_path / "target/vllm/b").exists()
+    with pytest.raises(UnsafeArchiveError, match="more than 1,199 bytes"):
+        archives.pack(tmp_path / "fits", paths, tmp_path / "another")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from serve_app.staging import compile_cache
+from serve_app.staging import cache_folder, compile_cache
 from tests.unit.staging.caches import (
     COMPILED,
     Node,
@@ -104,7 +106,103 @@ def test_an_archive_that_the_disk_cannot_hold(
     monkeypatch.setattr(compile_cache, "RESERVE_BYTES", shutil.disk_usage("/").total * 1000)
     cache = node.started()
     assert content_of(cache) == {}
-    assert "more than" in warnings(log)[0]
+    (warning,) = warnings(log)
+    assert f"the disk of {cache.folder.path} is full" in warning
+    assert "make room" in warning
+    # The archive may be whole, and what this engine compiles no news.
+    write(cache, COMPILED)
+    assert cache.publish() is None
+
+
+class TestFullDisk:
+    """On a file system of its own, with as little free as a test wants."""
+
+    @pytest.fixture
+    def disk(self, small_disk: Callable[[int], Path]) -> Path:
+        return small_disk(256 * 1024)
+
+    @pytest.fixture
+    def small_node(self, disk: Path, s3: S3, quick_publisher: None, monkeypatch: pytest.MonkeyPatch) -> Node:
+        """A node on that disk, and its caches are in S3."""
+        monkeypatch.setattr(compile_cache, "RESERVE_BYTES", 0)
+        node = Node(disk / "staged", f"s3://{s3.bucket}/caches")
+        publish(node.started(LARGE))
+        node.replaced()
+        return node
+
+    # The archive takes 40 KiB, and its files 80.
+    @pytest.mark.parametrize("free_kib", range(0, 120, 8))
+    @pytest.mark.parametrize("reserve_is_seen", [True, False])
+    def test_is_called_that(
+        self,
+        small_node: Node,
+        disk: Path,
+        s3: S3,
+        log: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+        free_kib: int,
+        reserve_is_seen: bool,
+    ) -> None:
+        """Found before anything is written or, where another process fills the disk, while it is."""
+        if not reserve_is_seen:
+            monkeypatch.setattr(compile_cache, "_room_bytes", lambda folder: 1 << 40)
+        log.clear()
+        fill(disk, free_kib * 1024)
+        cache = small_node.cache()
+        cache.restore()
+        (warning,) = warnings(log)
+        assert " is full (" in warning
+        assert "Without it the engine compiles" in warning
+        assert cache.publish() is None
+        assert len(objects_in(s3)) == 1
+        (disk / "filler").unlink()
+        assert content_of(small_node.started()) == LARGE
+
+    @pytest.mark.parametrize("free_kib", range(0, 40, 8))
+    def test_while_publishing_is_called_that_and_not_tried_again_at_once(
+        self, small_node: Node, disk: Path, s3: S3, log: pytest.LogCaptureFixture, free_kib: int
+    ) -> None:
+        cache = small_node.started({"triton/OTHER/kernel.cubin": b"new"})
+        fill(disk, free_kib * 1024)
+        log.clear()
+        publish(cache)
+        (warning,) = warnings(log)
+        assert f"not published: the disk of {cache.folder.path} is full: make room" in warning
+        assert len(objects_in(s3)) == 1
+        assert not list(cache.folder.path.glob(".publish-*"))
+        if small_node.started().publish() is not None:
+            # There was not even room to note the attempt.
+            assert free_kib == 0
+
+
+LARGE = {f"triton/{number}/kernel.cubin": os.urandom(2048) + bytes(2048) for number in range(20)}
+
+
+def fill(disk: Path, free_bytes: int) -> None:
+    with (disk / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free - free_bytes)
+
+
+def test_what_failed_is_tried_again_after_an_hour(
+    node: Node, proxy: FaultProxy, s3: S3, log: pytest.LogCaptureFixture
+) -> None:
+    proxy.plan = on("PUT", "", DENIED)
+    publish(node.started(COMPILED))
+    puts = len(proxy.log)
+    proxy.plan = lambda request: OK
+    for _ in range(3):
+        assert node.started().publish() is None
+    assert "has not succeeded" in log.text
+    assert not [exchange for exchange in proxy.log[puts:] if exchange.request.method == "PUT"]
+    attempt = node.cache().folder.path / "attempt"
+    then = attempt.stat().st_mtime - cache_folder.PUBLISH_AGAIN_S
+    os.utime(attempt, (then, then))
+    publish(node.started())
+    assert len(objects_in(s3)) == 1
+    assert not attempt.exists()
+    # From here on it is as if nothing had failed.
+    publish(node.started({"triton/OTHER/kernel.cubin": b"new"}))
+    assert len(objects_in(s3)) == 2
 
 
 # --- S3 that does not answer as it should --------------------------------------------------------------
