@@ -19,7 +19,7 @@ from serve_app.admission.http import key_of, limit_headers, retry_after, tier_of
 from serve_app.api import long_bodies
 from serve_app.api.error_forms import ErrorForm, new_request_id
 from serve_app.api.exchange import Exchange
-from serve_app.api.fields import check_nul, read_body
+from serve_app.api.fields import check_values, read_body
 from serve_app.api.generation import Generator, Run
 from serve_app.errors import BadRequestError, EngineFailedError, ServiceError
 
@@ -111,7 +111,7 @@ class Endpoint:
     def _read(self, raw: bytes) -> tuple[dict[str, Any], Exchange[Any], Any]:
         """Returns the body, what it asks for and the engine's sampling parameters."""
         body = read_body(raw)
-        check_nul(body, raw)
+        check_values(body, raw)
         try:
             exchange = self._parse(body)
         except RecursionError:

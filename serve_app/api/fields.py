@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 # What a message quotes of a client's text.
 MAX_QUOTED_CHARS = 100
+# With a sign or without one: schemas of tools have both limits.
+MIN_INTEGER, MAX_INTEGER = -(1 << 63), (1 << 64) - 1
 _PLACE = re.compile(r" - at `(?:key in )?\$\.?(?P<path>.*)`$", re.DOTALL)
 # Where a body holds turns of a conversation, and which of Responses' items the model has said.
 _TURNS = ("messages", "input")
@@ -55,13 +57,13 @@ def convert(value: Any, kind: type[T], path: str = "") -> T:
         raise BadRequestError(f"{path or 'the request body'} is nested too deeply", path or None) from None
 
 
-def check_nul(body: Mapping[str, Any], raw: bytes) -> None:
-    """Raises `BadRequestError` for a NUL character (U+0000) in a body, but in what the model has said.
+def check_values(body: Mapping[str, Any], raw: bytes) -> None:
+    """Raises `BadRequestError` for a NUL character (U+0000) or an integer that no 64 bits hold.
 
-    The model may have said one, and all that it has said may be sent back. `raw` is the body as it came: most
-    bodies can be seen not to contain one.
+    But not in what the model has said: it may have said both, and all that it has said may be sent back.
+    `raw` is the body as it came: most bodies can be seen to contain neither.
     """
-    if b"\\u0000" not in raw:
+    if b"\\u0000" not in raw and _fits_64_bits(body):
         return
     # Not recursive: the nesting is the client's choice. Places are links until one is said: as texts, those
     # of a million values under a key of a megabyte would fill the memory.
@@ -71,11 +73,29 @@ def check_nul(body: Mapping[str, Any], raw: bytes) -> None:
         value = container.value
         items: Iterable[tuple[Any, Any]] = enumerate(value) if isinstance(value, list) else value.items()
         for key, item in items:
-            if (isinstance(item, str) and "\0" in item) or (isinstance(key, str) and "\0" in key):
+            if problem := _problem(key) or _problem(item):
                 place = container.place_of(key).replace("\0", "\\0")
-                raise BadRequestError(f"{place} contains a NUL character (U+0000)", place)
+                raise BadRequestError(f"{place} {problem}", place)
             if isinstance(item, dict | list) and not (isinstance(item, dict) and _is_models(item, container)):
                 waiting.append(_Container(item, container, key))
+
+
+def _fits_64_bits(body: Mapping[str, Any]) -> bool:
+    try:
+        msgspec.msgpack.encode(body)  # much faster than any loop
+    except OverflowError:
+        return False
+    except RecursionError:
+        raise BadRequestError("the request body is nested too deeply", None) from None
+    return True
+
+
+def _problem(item: Any) -> str | None:
+    if isinstance(item, str):
+        return "contains a NUL character (U+0000)" if "\0" in item else None
+    if isinstance(item, int) and not MIN_INTEGER <= item <= MAX_INTEGER:
+        return "is an integer of more than 64 bits"
+    return None
 
 
 def _is_models(item: Mapping[str, Any], container: _Container) -> bool:

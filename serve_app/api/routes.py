@@ -21,7 +21,7 @@ from serve_app.api.completions import exchange as completions
 from serve_app.api.endpoint import Endpoint, check_content_type
 from serve_app.api.error_forms import ANTHROPIC_ID, OPENAI_ID, anthropic_form, openai_form
 from serve_app.api.exchange import Exchange
-from serve_app.api.fields import check_nul, read_body
+from serve_app.api.fields import check_values, read_body
 from serve_app.api.generation import Generator
 from serve_app.api.messages import exchange as messages
 from serve_app.api.responses import exchange as responses
@@ -162,7 +162,7 @@ def _add_json_route(app: FastAPI, path: str, answer: Callable[[Body], Any]) -> N
 
     def answered(raw: bytes) -> bytes:
         body = read_body(raw)
-        check_nul(body, raw)
+        check_values(body, raw)
         try:
             return msgspec.json.encode(answer(body))
         except RecursionError:

@@ -32,7 +32,7 @@ Content = Annotated[
 ]
 StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
-Argument = str | int | float | list[str | int | float]
+Argument = str | Int64 | float | list[str | Int64 | float]
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
@@ -179,7 +179,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    logprob_token_ids: list[int] | None = None
+    logprob_token_ids: list[Int64] | None = None
     include_reasoning: bool | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
@@ -188,19 +188,19 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     # Sampling, by the names of `Sampling`.
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Int64 | None = None
     min_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     seed: Int64 | None = None
-    min_tokens: int | None = None
+    min_tokens: Int64 | None = None
     logit_bias: dict[str, float] | None = None
-    allowed_token_ids: list[int] | None = None
+    allowed_token_ids: list[Int64] | None = None
     bad_words: list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[Int64] | None = None
     ignore_eos: bool | None = None
-    thinking_token_budget: int | None = None
+    thinking_token_budget: Int64 | None = None
     repetition_detection: dict[str, Any] | None = None
     vllm_xargs: dict[str, Argument] | None = None
 

@@ -60,7 +60,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     """The number of alternatives at each token."""
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
-    logprob_token_ids: list[int] | None = None
+    logprob_token_ids: list[Int64] | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     request_id: Annotated[str, Meta(max_length=MAX_REQUEST_ID_CHARS)] | None = None
@@ -68,7 +68,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     # Sampling, by the names of `Sampling`.
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Int64 | None = None
     min_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
@@ -76,11 +76,11 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     seed: Int64 | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
     logit_bias: dict[str, float] | None = None
-    allowed_token_ids: list[int] | None = None
+    allowed_token_ids: list[Int64] | None = None
     bad_words: list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[Int64] | None = None
     ignore_eos: bool | None = None
-    thinking_token_budget: int | None = None
+    thinking_token_budget: Int64 | None = None
     repetition_detection: dict[str, Any] | None = None
     vllm_xargs: dict[str, Argument] | None = None
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from serve_app.api.chat.request import MAX_STOP_STRINGS, StopString
+from serve_app.api.chat.request import MAX_STOP_STRINGS, Int64, StopString
 from serve_app.api.fields import convert, quoted, without_nulls
 from serve_app.api.messages.errors import UnservedFeatureError
 from serve_app.errors import BadRequestError
@@ -127,7 +127,7 @@ class MessagesRequest(msgspec.Struct, frozen=True, kw_only=True):
     stop_sequences: Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] = []
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Int64 | None = None
     tools: list[ToolParam] = []
     tool_choice: ToolChoiceParam = ToolChoiceParam("auto")
     thinking: Thinking | None = None

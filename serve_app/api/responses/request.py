@@ -25,7 +25,7 @@ MAX_CACHE_SALT_CHARS = 1024
 StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
 Summary = Literal["auto", "concise", "detailed"]
-Argument = str | int | float | list[str | int | float]
+Argument = str | Int64 | float | list[str | Int64 | float]
 
 
 class ReasoningOptions(msgspec.Struct, frozen=True):
@@ -105,19 +105,19 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     # Sampling, by the names of `Sampling`.
     temperature: float | None = None
     top_p: float | None = None
-    top_k: int | None = None
+    top_k: Int64 | None = None
     min_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     seed: Int64 | None = None
-    min_tokens: int | None = None
+    min_tokens: Int64 | None = None
     logit_bias: dict[str, float] | None = None
-    allowed_token_ids: list[int] | None = None
+    allowed_token_ids: list[Int64] | None = None
     bad_words: list[str] | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: list[Int64] | None = None
     ignore_eos: bool | None = None
-    thinking_token_budget: int | None = None
+    thinking_token_budget: Int64 | None = None
     repetition_detection: dict[str, Any] | None = None
     vllm_xargs: dict[str, Argument] | None = None
 
