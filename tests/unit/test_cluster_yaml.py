@@ -168,26 +168,46 @@ def test_every_block_says_why() -> None:
 LSBLK = """#!/bin/bash
 case "$*" in
 *NAME,MODEL*) printf '%s\\n' "$DEVICES" ;;
+*NAME,LABEL*) [[ ! -e $ASSEMBLED ]] || printf '%s\\n' "$LABELLED" ;;
+*LABEL*) printf '%s\\n' "$MEMBERS" ;;
 *MOUNTPOINT*) printf '%s\\n' "$MOUNTED" ;;
 *FSTYPE*) printf '%s\\n' "$FSTYPE" ;;
 esac
 """
 SUDO = """#!/bin/bash
 echo "$*" >>"$CALLS"
-case $1 in mkdir | chown) exec "$@" ;; esac
+case $1 in
+mkdir | chown) exec "$@" ;;
+e2fsck) exit "$FSCK" ;;
+mdadm) touch "$ASSEMBLED" ;;
+esac
 """
 EBS = "/dev/nvme0n1 Amazon Elastic Block Store"
 STORE = "Amazon EC2 NVMe Instance Storage"
 
 
-def run_nvme(tmp_path: Path, devices: list[str], mounted: str = "", fstype: str = "") -> list[str]:
-    """What scripts/nvme does on such a machine."""
+def run_nvme(
+    tmp_path: Path,
+    devices: list[str],
+    mounted: str = "",
+    fstype: str = "",
+    labelled: str = "",
+    members: str = "",
+    fsck: int = 0,
+) -> list[str]:
+    """What scripts/nvme does on such a machine.
+
+    `labelled` is what lsblk says of the file system, once a device of several `members` is assembled.
+    """
     commands, calls = tmp_path / "bin", tmp_path / "calls"
     commands.mkdir(exist_ok=True)
     for name, text in {"lsblk": LSBLK, "sudo": SUDO}.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     calls.write_text("")
+    (tmp_path / "assembled").unlink(missing_ok=True)
+    if not members:
+        (tmp_path / "assembled").touch()
     environment = {
         "PATH": f"{commands}:{os.environ['PATH']}",
         "HOME": str(tmp_path / "home"),
@@ -195,6 +215,10 @@ def run_nvme(tmp_path: Path, devices: list[str], mounted: str = "", fstype: str 
         "DEVICES": "\n".join(devices),
         "MOUNTED": mounted,
         "FSTYPE": fstype,
+        "LABELLED": labelled,
+        "MEMBERS": members,
+        "ASSEMBLED": str(tmp_path / "assembled"),
+        "FSCK": str(fsck),
         "SERVE_NVME_MOUNT": str(tmp_path / "nvme"),
     }
     subprocess.run([ROOT / "scripts/nvme"], env=environment, check=True, capture_output=True)
@@ -245,3 +269,85 @@ def test_nvme_that_holds_something_is_not_formatted(tmp_path: Path) -> None:
 def test_without_instance_store_nothing_changes(tmp_path: Path) -> None:
     assert run_nvme(tmp_path, [EBS]) == []
     assert not (tmp_path / "home").exists()
+
+
+# --- after a reboot ------------------------------------------------------------------------------------
+
+NAMES = ["/dev/nvme1n1", "/dev/nvme2n1"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A link to what is mounted no longer."""
+    run_nvme(tmp_path, [EBS, f"{NAMES[0]} {STORE}"])
+    (tmp_path / "nvme/serve_app").rmdir()
+    cache = tmp_path / "home/.cache/serve_app"
+    assert cache.is_symlink()
+    assert not cache.exists()
+    return cache
+
+
+def is_on(cache: Path, folder: Path) -> bool:
+    (cache / "file").write_text("")
+    return (folder / "file").exists()
+
+
+@pytest.mark.parametrize("fsck", [0, 1])
+def test_nvme_is_mounted_again(tmp_path: Path, cache: Path, fsck: int) -> None:
+    device = NAMES[0]
+    calls = run_nvme(
+        tmp_path, [EBS, f"{device} {STORE}"], fstype="ext4", labelled=f"{device} serve_app", fsck=fsck
+    )
+    assert f"e2fsck -p {device}" in calls
+    assert f"mount -o noatime {device} {tmp_path}/nvme" in calls
+    assert not any(call.startswith(("mkfs", "mdadm")) for call in calls)
+    assert is_on(cache, tmp_path / "nvme/serve_app")
+
+
+@pytest.mark.parametrize("is_assembled", [True, False])
+def test_the_striped_nvme_is_mounted_again(tmp_path: Path, cache: Path, is_assembled: bool) -> None:
+    calls = run_nvme(
+        tmp_path,
+        [EBS, *(f"{name} {STORE}" for name in NAMES)],
+        fstype="linux_raid_member",
+        labelled="/dev/md127 serve_app\n/dev/md127 serve_app",
+        members="" if is_assembled else "host:nvme\nhost:nvme",
+    )
+    assembled = f"mdadm --assemble --run /dev/md/nvme {' '.join(NAMES)}"
+    assert [call for call in calls if "mdadm" in call] == ([] if is_assembled else [assembled])
+    assert f"mount -o noatime /dev/md127 {tmp_path}/nvme" in calls
+    assert is_on(cache, tmp_path / "nvme/serve_app")
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"devices": [EBS]},
+        {"devices": [EBS, f"{NAMES[0]} {STORE}"], "fstype": "LVM2_member"},
+        {"devices": [EBS, f"{NAMES[0]} {STORE}"], "fstype": "ext4", "labelled": f"{NAMES[0]} other"},
+        {
+            "devices": [EBS, f"{NAMES[0]} {STORE}"],
+            "fstype": "ext4",
+            "labelled": f"{NAMES[0]} serve_app",
+            "fsck": 4,
+        },
+        {"devices": [EBS, f"{NAMES[0]} {STORE}"], "fstype": "linux_raid_member", "members": "host:data"},
+    ],
+    ids=["another type of instance", "somebody else's", "another label", "damaged", "another stripe"],
+)
+def test_a_cache_whose_nvme_is_gone_is_a_folder_of_the_root_disk(
+    tmp_path: Path, cache: Path, machine: dict[str, Any]
+) -> None:
+    calls = run_nvme(tmp_path, **machine)
+    assert not any(call.startswith(("mkfs", "mount", "mdadm")) for call in calls)
+    assert not cache.is_symlink()
+    assert is_on(cache, cache)
+    run_nvme(tmp_path, **machine)
+    assert (cache / "file").exists()
+
+
+def test_an_empty_nvme_is_formatted_again(tmp_path: Path, cache: Path) -> None:
+    """As after a stop."""
+    calls = run_nvme(tmp_path, [EBS, f"{NAMES[0]} {STORE}"])
+    assert any(call.startswith("mkfs.ext4") and "-L serve_app" in call for call in calls)
+    assert is_on(cache, tmp_path / "nvme/serve_app")
