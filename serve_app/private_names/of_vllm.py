@@ -19,6 +19,7 @@ PHASES = f"{WORKER}.phases"
 GRAPHS = f"{WORKER}.graph_report"
 REPAIRS = f"{WORKER}.cpu_repairs"
 KERNELS = f"{WORKER}.routing_kernels"
+RESUMPTION = f"{WORKER}.resumption"
 TRAFFIC = "benchmarks/capacity/traffic.py"
 
 # --- the engine, as a replica drives it ----------------------------------------------------------------
@@ -265,6 +266,15 @@ _KERNELS = partial(
     is_vital=False,
     without_it="prompts of new lengths wait for kernels to be compiled",
 )
+_RESUMPTION = partial(
+    PrivateName,
+    used_in=(RESUMPTION,),
+    test="tests/engine/test_resumption.py",
+    without_it="an answer whose engine has died cannot go on in another",
+)
+_REQUEST = "vllm.v1.request:Request"
+_STRUCTURED = "vllm.v1.structured_output:StructuredOutputManager"
+_V1_STATE = "vllm.v1.worker.gpu_input_batch:CachedRequestState"
 _V1_RUNNER = "vllm.v1.worker.gpu_model_runner:GPUModelRunner"
 _V2_RUNNER = "vllm.v1.worker.gpu.model_runner:GPUModelRunner"
 _WORKER = "vllm.v1.worker.gpu_worker:Worker"
@@ -339,6 +349,31 @@ _OF_THE_WORKER = (
         looked_up_by=(f"{_V1_RUNNER}._update_states",),
         without_it="a seeded request with a long prompt ends an engine on a CPU",
     ),
+    _RESUMPTION(
+        path=f"{_REQUEST}.from_engine_core_request",
+        parameters=("request", "block_hasher"),
+        looked_up_by=("vllm.v1.engine.core:EngineCore.preprocess_add_request",),
+    ),
+    _RESUMPTION(path=f"{_REQUEST}.append_output_token_ids", parameters=("token_ids",)),
+    _RESUMPTION(path=f"{_REQUEST}.output_token_ids"),
+    _RESUMPTION(
+        path=f"{_REQUEST}.prefill_stats",
+        without_it="an answer that goes on where more than its prompt is cached ends the engine",
+    ),
+    _RESUMPTION(
+        path=f"{_STRUCTURED}._create_grammar",
+        parameters=("request",),
+        looked_up_by=(f"{_STRUCTURED}.grammar_init",),
+        without_it="an answer held to a grammar cannot go on in another engine",
+    ),
+    _RESUMPTION(
+        path="vllm.v1.structured_output.backend_types:StructuredOutputGrammar.accept_tokens",
+        parameters=("request_id", "tokens"),
+        without_it="an answer held to a grammar cannot go on in another engine",
+    ),
+    _RESUMPTION(path=f"{_V1_STATE}.__post_init__", looked_up_by=(f"{_V1_STATE}.__init__",)),
+    _RESUMPTION(path=f"{_V1_STATE}.output_token_ids"),
+    _RESUMPTION(path=f"{_V1_STATE}.sampling_params"),
     _KERNELS(path="triton_kernels.topk:_topk_forward", looked_up_by=("triton_kernels.topk:topk_forward",)),
     _KERNELS(
         path="triton_kernels.reduction_details.reduce_bitmatrix:_sum_bitmatrix_rows",

@@ -27,7 +27,7 @@ from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameLink, FrameSender
 from serve_app.vllm_adapter import wire
 from serve_app.vllm_adapter.warming import warm_up
-from serve_app.vllm_worker import graph_report, plugin
+from serve_app.vllm_worker import graph_report, plugin, resumption
 from serve_app.warm_up.rounds import Round
 
 # What can be called by name in vLLM's workers.
@@ -119,13 +119,14 @@ class TokenEngine:
     async def generate(self, request: GenerateRequest) -> int:
         """Sends `request.reply_to` one output for each engine step, the last with a finish reason.
 
-        Returns the number of tokens in all, once the last have been handed to the socket. Cancelling the task
-        aborts the request in the engine.
+        Goes on behind `request.output_token_ids`. Returns the number of tokens of the whole answer, once the
+        last have been handed to the socket. Cancelling the task aborts the request in the engine.
         Raises vLLM's `VLLMClientError` for a request that vLLM refuses, `EngineDeadError` when the engine
         process has died and `IngressBlockedError` when nobody takes the tokens.
         """
         link = self._sender.open(request.reply_to)
-        answer = self._by_public_id[request.request_id] = _Answer(request.sequence, link)
+        answer = _Answer(request.sequence, link, len(request.output_token_ids))
+        self._by_public_id[request.request_id] = answer
         self.watch.begin()
         try:
             await self._generate(request)
@@ -145,10 +146,11 @@ class TokenEngine:
         # Text is the ingress's business: it detokenises, looks for stop strings and aborts.
         params.detokenize = False
         params.stop = []
+        resumption.ask(params, len(request.output_token_ids))
         # One wake-up of this task, at the end; the steps go out by `_get_and_send_output`.
         params.output_kind = RequestOutputKind.FINAL_ONLY
         steps = self.llm.generate(
-            tokens_input(request.prompt_token_ids, cache_salt=request.cache_salt),
+            tokens_input(request.prompt_token_ids + request.output_token_ids, cache_salt=request.cache_salt),
             params,
             request.request_id,
             priority=request.priority,

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from serve_app import private_names
 from serve_app.staging import timeline
-from serve_app.vllm_worker import cpu_repairs, grammars, phases, routing_kernels
+from serve_app.vllm_worker import cpu_repairs, grammars, phases, resumption, routing_kernels
 
 GROUP, NAME, ENTRY_POINT = "vllm.general_plugins", "serve_app", "serve_app.vllm_worker.plugin:install"
 
@@ -98,7 +98,7 @@ def changes(
     found: list[Callable[[], None]] = []
     if path := environment.get(timeline.VARIABLE):
         found.append(partial(phases.install, Path(path)))
-    found.append(grammars.install)
+    found += [grammars.install, resumption.install]
     # The question also gives vLLM's own copy the name `triton_kernels`.
     if platform.is_cuda() and has_triton_kernels():
         found.append(routing_kernels.install)

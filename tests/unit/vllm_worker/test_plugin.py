@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from serve_app.staging import timeline
-from serve_app.vllm_worker import cpu_repairs, grammars, phases, plugin, routing_kernels
+from serve_app.vllm_worker import cpu_repairs, grammars, phases, plugin, resumption, routing_kernels
 from tests.services import ROOT
 
 TIMEOUT_S = 60
+EVERYWHERE = [grammars.install, resumption.install]
 
 
 @dataclass
@@ -48,12 +49,12 @@ class Parent:
 @pytest.mark.parametrize(
     ("platform", "has_kernels", "expected"),
     [
-        ("cuda", True, [grammars.install, routing_kernels.install]),
-        ("cuda", False, [grammars.install]),
-        ("cpu", False, [grammars.install, cpu_repairs.install]),
+        ("cuda", True, [*EVERYWHERE, routing_kernels.install]),
+        ("cuda", False, EVERYWHERE),
+        ("cpu", False, [*EVERYWHERE, cpu_repairs.install]),
         # The kernels are those of NVIDIA's GPUs.
-        ("cpu", True, [grammars.install, cpu_repairs.install]),
-        ("rocm", True, [grammars.install]),
+        ("cpu", True, [*EVERYWHERE, cpu_repairs.install]),
+        ("rocm", True, EVERYWHERE),
     ],
 )
 def test_what_is_changed(platform: str, has_kernels: bool, expected: list[Any]) -> None:
@@ -76,7 +77,7 @@ def test_phases_are_recorded_where_a_start_is(tmp_path: Path) -> None:
     first, *others = plugin.changes(Platform("cpu"), lambda: False, environment)
     assert isinstance(first, partial)
     assert (first.func, first.args) == (phases.install, (tmp_path / "start.jsonl",))
-    assert others == [grammars.install, cpu_repairs.install]
+    assert others == [*EVERYWHERE, cpu_repairs.install]
 
 
 @pytest.mark.slow
