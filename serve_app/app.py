@@ -9,7 +9,7 @@ from ray import serve
 from ray.serve import Application, Deployment
 
 from serve_app import private_names
-from serve_app.config import AppConfig, check_overrides, fast_paths
+from serve_app.config import AppConfig, check_overrides, fast_paths, log_settings
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
 from serve_app.engine import Engine
 from serve_app.gate import Gate
@@ -36,6 +36,8 @@ def build(args: AppConfig) -> Application:
     # `ray start`: the one that Serve's controller, proxies and replicas read the switches from.
     for path in fast_paths.missing(args, os.environ):
         logger.warning("%s", path)
+    if problem := log_settings.problem(os.environ):
+        logger.warning("%s", problem)
     engine = _deployment(TimedEngine if args.engine.timed else Engine, engine_options(args))
     engines = engine.bind(args)
     gate = _deployment(Gate, gate_options(args)).bind(args, engines)

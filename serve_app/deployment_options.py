@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from serve_app.config import AppConfig
+from serve_app.config.log_settings import LOGGING_CONFIG
 
 # Chooses an engine replica for a request, in the process of the ingress.
 ENGINE_ROUTER = "serve_app.routing:EngineRouter"
@@ -51,7 +52,7 @@ def engine_options(config: AppConfig) -> dict[str, Any]:
         "request_router_config": {"request_router_class": ENGINE_ROUTER},
         "ray_actor_options": actor,
     }
-    return options | _num_replicas(config) | _lifecycle(config)
+    return options | _num_replicas(config) | _common(config)
 
 
 def ingress_options(config: AppConfig) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def ingress_options(config: AppConfig) -> dict[str, Any]:
         "max_surge_percent": NEW_BEFORE_OLD,
         "ray_actor_options": _off_the_gpu_nodes(config, config.ingress.num_cpus),
     }
-    return options | _lifecycle(config)
+    return options | _common(config)
 
 
 def gate_options(config: AppConfig) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def gate_options(config: AppConfig) -> dict[str, Any]:
         "max_surge_percent": NEW_BEFORE_OLD,
         "ray_actor_options": _off_the_gpu_nodes(config, GATE_CPUS),
     }
-    return options | _lifecycle(config)
+    return options | _common(config)
 
 
 def _off_the_gpu_nodes(config: AppConfig, num_cpus: float) -> dict[str, Any]:
@@ -106,10 +107,11 @@ def _num_replicas(config: AppConfig) -> dict[str, Any]:
     }
 
 
-def _lifecycle(config: AppConfig) -> dict[str, Any]:
+def _common(config: AppConfig) -> dict[str, Any]:
     return {
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
         "graceful_shutdown_timeout_s": config.drain_limit_s,
         "graceful_shutdown_wait_loop_s": DRAIN_POLL_S,
+        "logging_config": dict(LOGGING_CONFIG),
     }

@@ -13,7 +13,7 @@ import zmq
 from serve_app.admission.protocol import Event, Join, Joined, Message, Ping, Pong, Unknown
 from serve_app.transport.curve import CurveAddress, CurveSockets
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.serve")
 
 PING_S = 1.0
 # Without a word from the gate for this long, the ingress decides for itself.

@@ -8,6 +8,7 @@ overrides.py    which vLLM arguments may be set by hand, and how they are merged
 graph_rules.py  which settings would take away the CUDA graphs of full decode batches
 graph_sizes.py  tokens of the largest decode batch, and the CUDA-graph capture sizes
 fast_paths.py   which fast paths a service leaves unused, and what each costs
+log_settings.py the settings with which warnings are written at once
 """
 
 from serve_app.config.errors import ConfigError

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from moto import mock_aws
 
-from serve_app.config import read_config
+from serve_app.config import log_settings, read_config
 from serve_app.config.fast_paths import HA_PROXY, ON, THROUGHPUT_OPTIMIZED
 from serve_app.config.sections import EngineConfig
 from serve_app.deployment_options import engine_options, ingress_options
@@ -110,6 +110,7 @@ def test_ray_starts_with_the_fast_paths_and_a_token(cluster: dict[str, Any], com
     start = cluster[commands][-1]
     environment = dict(re.findall(r"\b([A-Z_]+)=(\S+)", start))
     assert environment[HA_PROXY] == environment[THROUGHPUT_OPTIMIZED] == ON
+    assert log_settings.problem(environment) is None
     assert environment["RAY_AUTH_MODE"] == "token"
     assert environment["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"] == str(
         int(read_config(ROOT / "configs/prod.yaml").drain_limit_s)

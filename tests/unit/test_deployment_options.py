@@ -24,6 +24,7 @@ def test_engine_with_fixed_replicas() -> None:
         "health_check_timeout_s": 10,
         "graceful_shutdown_timeout_s": 60,
         "graceful_shutdown_wait_loop_s": 1,
+        "logging_config": {"enable_access_log": False},
     }
 
 
@@ -105,6 +106,7 @@ def test_one_gate() -> None:
         "health_check_timeout_s": 10,
         "graceful_shutdown_timeout_s": 60,
         "graceful_shutdown_wait_loop_s": 1,
+        "logging_config": {"enable_access_log": False},
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.config import AppConfig, read_config
+from serve_app.config import AppConfig, log_settings, read_config
 from serve_app.config.fast_paths import HA_PROXY, THROUGHPUT_OPTIMIZED, MissingFastPath, missing
 from serve_app.plan import __main__ as plan
 
@@ -115,6 +115,12 @@ def app() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns when it is imported
         return importlib.import_module("serve_app.app")
+
+
+@pytest.fixture(autouse=True)
+def log_is_not_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in log_settings.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
 
 
 def test_build_warns_once_of_each(
