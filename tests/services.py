@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[1]
 MODEL = "gpt-oss-demo"
 # Three minutes is what a start may take on two idle cores; the rest is for a busy machine.
 START_TIMEOUT_S = 600
-STOP_TIMEOUT_S = 120
-LOAD_TIMEOUT_S = 180
+STOP_TIMEOUT_S = 300
+LOAD_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.services import ROOT, Service, connected, running
+from tests.services import ROOT, Service, connected, free_port, running
 
 # Two engines of four: the cap is reached with few requests, so that two cores do not get busy.
 NUM_ENGINES, CAP = 2, 4
 TOKENS_PER_S = 50.0
-MAX_WAIT_S = 5.0
+# Longer than the tests take: however busy the machine is, nobody here waits in vain.
+MAX_WAIT_S = 600.0
 MAX_QUEUED = 8
+SHUTDOWN_S = 2.0
 
 
 def timed_config(record: str | None = None) -> dict[str, Any]:
@@ -62,6 +64,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "SERVE_HARDWARE": "cpu",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # HAProxy's own ports are fixed: another service of this machine may have the usual ones.
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        # After that, Serve's own shutdown waits for no stream; 30 s by default.
+        "RAY_SERVE_SHUTDOWN_TIER_TIMEOUT_S": str(SHUTDOWN_S),
         # How long an ingress replica goes on listening, for balancers that have not heard of its end yet.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
         # How often callers report their load; 10 s by default.
