@@ -1,0 +1,63 @@
+"""How large the service under drill is, and its config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serve_app.demo import MODEL_NAME
+
+ROOT = Path(__file__).parents[2]
+TIMED, VLLM = "timed", "vllm"
+# What Ray reserves, of the one CPU that each node has: two nodes have room for what three had.
+NUM_CPUS = 0.2
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large a service is. Slots are many enough for all clients on all engines but one."""
+
+    engines: int
+    ingresses: int
+    slots: int
+    steps_per_second: float = 20.0
+    stall_timeout_s: float = 5.0
+
+
+SHAPES = {TIMED: Shape(3, 2, 64), VLLM: Shape(2, 2, 16, stall_timeout_s=20.0)}
+
+
+@dataclass(frozen=True)
+class Staging:
+    """Where nodes have the model from, and the folder that they stage it into."""
+
+    source: str
+    revision: str
+    folder: Path
+
+
+def serve_config(engines: str, shape: Shape, port: int, staging: Staging | None) -> dict[str, Any]:
+    """Returns configs/timed.yaml or configs/local.yaml, of this shape; its own source without `staging`."""
+    name = "timed.yaml" if engines == TIMED else "local.yaml"
+    config: dict[str, Any] = yaml.safe_load((ROOT / "configs" / name).read_text())
+    # Each node has another address.
+    config["http_options"] = {"host": "0.0.0.0", "port": port}
+    arguments = config["applications"][0]["args"]
+    arguments["engine"] |= {
+        "max_concurrent_requests": shape.slots,
+        "min_replicas": shape.engines,
+        "max_replicas": shape.engines,
+        "stall_timeout_s": shape.stall_timeout_s,
+        "num_cpus": NUM_CPUS,
+    }
+    if engines == TIMED:
+        arguments["engine"]["timed"] = {"steps_per_second": shape.steps_per_second}
+    arguments["ingress"] = {"replicas": shape.ingresses, "num_cpus": NUM_CPUS}
+    if staging:
+        source = {"source": staging.source, "revision": staging.revision}
+        arguments["model"] = {"id": MODEL_NAME} | source
+        arguments["staging"] = {"folder": str(staging.folder)}
+    return config
