@@ -8,6 +8,7 @@
     ├── EngineUnavailableError (503)  no engine replica is ready
     ├── GrammarsBusyError (503)       the workers that check grammars have more to do than they can
     ├── IngressBlockedError (503)     the ingress does not take the tokens that are meant for it
+    ├── IngressLostError (503)        the ingress that has sent a sequence is gone
     ├── KeyLimitError (429)           the API key has used up one of its limits
     ├── ModelNotFoundError (404)      the request names a model that is not served
     ├── OverloadedError (429)         no engine has room, and the queue is full or too slow
@@ -76,6 +77,12 @@ class GrammarsBusyError(ServiceError):
 
 class IngressBlockedError(ServiceError):
     """The ingress does not take the tokens that an engine has for it."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class IngressLostError(ServiceError):
+    """The ingress that has sent a sequence is gone, or cannot be reached."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 

@@ -7,11 +7,14 @@ Python. Keys are made anew at each start and are written down nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 
 import msgspec
 import zmq
 import zmq.asyncio
+
+from serve_app.transport import connections
 
 
 class CurveAddress(msgspec.Struct, frozen=True):
@@ -38,6 +41,7 @@ class CurveSockets:
         self._public, self._secret = zmq.curve_keypair()
         # A socket that nobody refers to any more would be closed with a warning.
         self._open: list[zmq.asyncio.Socket] = []
+        self._watches: set[asyncio.Task[None]] = set()
 
     def bind(
         self,
@@ -47,14 +51,18 @@ class CurveSockets:
         high_water_mark: int,
         max_message_bytes: int,
         heartbeat_ms: int,
+        heartbeat_timeout_ms: int | None = None,
         is_handed_over: bool = False,
+        on_event: Callable[[int], None] | None = None,
     ) -> tuple[zmq.asyncio.Socket, CurveAddress]:
         """Returns a socket of `kind` on a free port of `host`, an address of this machine, and its address.
 
         `high_water_mark` is how many messages wait for each peer, in each direction; 0: any number. A peer
         that sends a message over `max_message_bytes` is disconnected. `heartbeat_ms`: a peer whose machine
-        has gone without a word is noticed after this. `is_handed_over` is for ROUTER sockets: a peer that
-        comes again under the same name takes the place of its earlier connection.
+        has gone without a word is asked for one after this, and is disconnected when none has come for as
+        long again, or for `heartbeat_timeout_ms`. `is_handed_over` is for ROUTER sockets: a peer that comes
+        again under the same name takes the place of its earlier connection, and sending to one that is not
+        there raises. `on_event` is told when a connection stands (`connections.UP`) or has gone (`DOWN`).
         """
         socket = self._new(
             kind,
@@ -63,11 +71,14 @@ class CurveSockets:
                 zmq.SNDHWM: high_water_mark,
                 zmq.MAXMSGSIZE: max_message_bytes,
                 zmq.HEARTBEAT_IVL: heartbeat_ms,
+                zmq.HEARTBEAT_TIMEOUT: heartbeat_timeout_ms,
                 zmq.ROUTER_HANDOVER: 1 if is_handed_over else None,
+                zmq.ROUTER_MANDATORY: 1 if is_handed_over else None,
                 zmq.IPV6: int(":" in host),
                 zmq.CURVE_SERVER: 1,
                 zmq.CURVE_SECRETKEY: self._secret,
             },
+            on_event,
         )
         netloc = f"[{host}]" if ":" in host else host
         try:
@@ -84,14 +95,17 @@ class CurveSockets:
         *,
         high_water_mark: int,
         heartbeat_ms: int | None = None,
+        heartbeat_timeout_ms: int | None = None,
         max_reconnect_ms: int | None = None,
         routing_id: bytes | None = None,
         is_queued_unconnected: bool = True,
+        on_event: Callable[[int], None] | None = None,
     ) -> zmq.asyncio.Socket:
         """Returns a socket of `kind` that connects to `address`, again and again until it is closed.
 
         `max_reconnect_ms`: pauses between attempts grow up to this. `routing_id` is the name that a ROUTER
         knows the socket by. With `is_queued_unconnected=False`, sending waits until a connection stands.
+        The others are as for `bind`.
         """
         socket = self._new(
             kind,
@@ -99,6 +113,7 @@ class CurveSockets:
                 zmq.RCVHWM: high_water_mark,
                 zmq.SNDHWM: high_water_mark,
                 zmq.HEARTBEAT_IVL: heartbeat_ms,
+                zmq.HEARTBEAT_TIMEOUT: heartbeat_timeout_ms,
                 zmq.RECONNECT_IVL_MAX: max_reconnect_ms,
                 zmq.ROUTING_ID: routing_id,
                 zmq.IMMEDIATE: int(not is_queued_unconnected),
@@ -107,21 +122,36 @@ class CurveSockets:
                 zmq.CURVE_PUBLICKEY: self._public,
                 zmq.CURVE_SECRETKEY: self._secret,
             },
+            on_event,
         )
         socket.connect(address.endpoint)
         return socket
 
-    def _new(self, kind: int, options: Mapping[int, int | bytes | None]) -> zmq.asyncio.Socket:
+    def _new(
+        self,
+        kind: int,
+        options: Mapping[int, int | bytes | None],
+        on_event: Callable[[int], None] | None,
+    ) -> zmq.asyncio.Socket:
         socket = self._context.socket(kind)
         socket.setsockopt(zmq.LINGER, 0)
         for option, value in options.items():
             if value is not None:
                 socket.setsockopt(option, value)
         self._open = [*(other for other in self._open if not other.closed), socket]
+        if on_event:
+            # Before the socket connects or listens: so no event is missed.
+            monitor = socket.get_monitor_socket(connections.UP | connections.DOWN | zmq.EVENT_MONITOR_STOPPED)
+            self._open.append(monitor)
+            watch = asyncio.create_task(connections.watch(monitor, on_event))
+            self._watches.add(watch)
+            watch.add_done_callback(self._watches.discard)
         return socket
 
     def close(self) -> None:
         """Closes all sockets that are still open, and ends the context."""
+        for watch in self._watches:
+            watch.cancel()
         for socket in self._open:
             socket.close()
         self._open.clear()

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import zmq
 import zmq.asyncio
 
-from serve_app.errors import IngressBlockedError
+from serve_app.errors import IngressBlockedError, IngressLostError
+from serve_app.transport.connections import RECONNECT_S, ReconnectTimer
 from serve_app.transport.curve import CurveAddress, CurveSockets
 from serve_app.transport.frames import Frame, FrameHeader, Parts, decode_header, encode_header
 
@@ -35,8 +37,13 @@ MAX_IDLE_LINKS = 64
 MAX_FRAMES_AT_ONCE = 64
 # A frame has a few bytes for a token; prompt logprobs of a long prompt have most.
 MAX_FRAME_BYTES = 1 << 30
-# A peer whose machine has gone without a word is noticed after this, in milliseconds.
+# A peer whose machine has gone without a word is asked for one after this, in milliseconds.
 HEARTBEAT_MS = 5_000
+# It is disconnected when none has come for this long. An ingress that does not read gives none either: it
+# comes back at once, but its frames are then out of order. The longest pause of an event loop seen is 8 s.
+HEARTBEAT_TIMEOUT_MS = 15_000
+# An ingress that lives takes a connection at once.
+MAX_RECONNECT_MS = 500
 
 
 class FrameReceiver:
@@ -51,6 +58,7 @@ class FrameReceiver:
             high_water_mark=HIGH_WATER_MARK,
             max_message_bytes=MAX_FRAME_BYTES,
             heartbeat_ms=HEARTBEAT_MS,
+            heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS,
         )
         # The same socket without futures, for what is there already.
         self._waiting: zmq.Socket[bytes] = zmq.Socket.shadow(self._socket.underlying)
@@ -82,18 +90,34 @@ class FrameReceiver:
 
 
 class FrameLink(Generic[Output]):
-    """An engine's connection to one ingress."""
+    """An engine's connection to one ingress. `on_lost` is called when the ingress has gone and stays away."""
 
     def __init__(
         self,
-        socket: zmq.asyncio.Socket,
+        sockets: CurveSockets,
+        address: CurveAddress,
         encode: Callable[[list[Output]], Parts],
         merge: Callable[[Output, Output], Output | None],
+        on_lost: Callable[[], None],
     ) -> None:
-        self._socket, self._encode, self._merge = socket, encode, merge
+        self._encode, self._merge = encode, merge
         self._frame = Frame(merge)
         self._sending: asyncio.Future[Any] | None = None
+        self._timer = ReconnectTimer(on_lost)
+        self._socket = sockets.connect(
+            zmq.PUSH,
+            address,
+            high_water_mark=HIGH_WATER_MARK,
+            heartbeat_ms=HEARTBEAT_MS,
+            heartbeat_timeout_ms=HEARTBEAT_TIMEOUT_MS,
+            max_reconnect_ms=MAX_RECONNECT_MS,
+            # What is queued for a peer that is not there would be lost without a trace.
+            is_queued_unconnected=False,
+            on_event=self._timer.on_event,
+        )
         self.num_sequences = 0
+        self.cancelled_with: set[asyncio.Timeout] = set()
+        """What is cancelled when the ingress is lost."""
 
     def add(self, sequence: int, position: int, output: Output, num_tokens: int) -> None:
         """Adds an output to the next frame. Raises `IngressBlockedError` when too much waits already."""
@@ -121,6 +145,7 @@ class FrameLink(Generic[Output]):
 
     def close(self) -> None:
         """Forgets what has not been sent."""
+        self._timer.cancel()
         self._socket.close()
 
 
@@ -139,11 +164,36 @@ class FrameSender(Generic[Output]):
         self._sockets = CurveSockets()
         self._links: OrderedDict[CurveAddress, FrameLink[Output]] = OrderedDict()
 
+    @asynccontextmanager
+    async def link(self, address: CurveAddress) -> AsyncIterator[FrameLink[Output]]:
+        """Yields the link to the ingress at `address`, for one sequence.
+
+        When that ingress has gone for good, the body is cancelled and `IngressLostError` raised in its place.
+        """
+        link = self.open(address)
+        try:
+            async with asyncio.timeout(None) as sequence:
+                link.cancelled_with.add(sequence)
+                try:
+                    yield link
+                finally:
+                    link.cancelled_with.discard(sequence)
+        except TimeoutError:
+            if not sequence.expired():
+                raise
+            raise IngressLostError(
+                f"the ingress at {address.endpoint} has been gone for {RECONNECT_S:g} s: its requests end"
+            ) from None
+        finally:
+            self.release(link)
+
     def open(self, address: CurveAddress) -> FrameLink[Output]:
         """Returns the link to the ingress at `address`, for one sequence; `release` gives it back."""
         link = self._links.get(address)
         if link is None:
-            link = self._links[address] = FrameLink(self._connect(address), self._encode, self._merge)
+            link = self._links[address] = FrameLink(
+                self._sockets, address, self._encode, self._merge, lambda: self._lose(address)
+            )
         self._links.move_to_end(address)
         link.num_sequences += 1
         return link
@@ -155,23 +205,29 @@ class FrameSender(Generic[Output]):
         for address in idle[:-MAX_IDLE_LINKS]:
             self._links.pop(address).close()
 
+    def _lose(self, address: CurveAddress) -> None:
+        link = self._links.pop(address)
+        link.close()
+        if link.num_sequences:
+            logger.warning(
+                "the ingress at %s has been gone for %g s: its %d sequences end. Where it lives, look at the "
+                "network between it and this engine",
+                address.endpoint,
+                RECONNECT_S,
+                link.num_sequences,
+            )
+        now = asyncio.get_running_loop().time()
+        for sequence in link.cancelled_with:
+            sequence.reschedule(now)
+
     def flush(self) -> None:
         """Sends one frame to each ingress that something was added for."""
         for link in self._links.values():
             link.flush()
 
-    def _connect(self, address: CurveAddress) -> zmq.asyncio.Socket:
-        return self._sockets.connect(
-            zmq.PUSH,
-            address,
-            high_water_mark=HIGH_WATER_MARK,
-            heartbeat_ms=HEARTBEAT_MS,
-            max_reconnect_ms=HEARTBEAT_MS,
-            # What is queued for a peer that is not there would be lost without a trace.
-            is_queued_unconnected=False,
-        )
-
     def close(self) -> None:
         """Closes all links; what has not been sent is forgotten."""
+        for link in self._links.values():
+            link.close()
         self._sockets.close()
         self._links.clear()
