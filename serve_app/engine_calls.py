@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from serve_app.admission.slot_grants import SlotGrant
-from serve_app.errors import EngineLostError, ServiceError
-from serve_app.transport.frames import ReceivedTokens
+from serve_app.errors import EngineLostError, EngineUnreachableError, ServiceError
 from serve_app.transport.requests import GenerateRequest
-
-logger = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,36 +75,36 @@ class EngineCalls:
         self._generate = generate
         self._passed_on = passed_on
 
-    async def run(self, request: GenerateRequest, received: ReceivedTokens, grant: SlotGrant) -> int:
+    async def run(self, request: GenerateRequest, grant: SlotGrant) -> int:
         """Returns the number of tokens of the answer, when the replica has sent them all.
 
-        `received` says how many have come. Cancelling the task cancels the call. However it ends, the slot is
-        released, with the tokens that its API key has used.
+        Cancelling the task cancels the call. The slot is the caller's to release.
 
-        Raises the `ServiceError` that refuses the slot, `EngineLostError` when the replica has died, the
-        errors of `passed_on`, and Ray's for all others.
+        Raises the `ServiceError` that refuses the slot, `EngineLostError` when the replica has died,
+        `EngineUnreachableError` when it is cut off, the errors of `passed_on`, and Ray's for all others.
         """
+        # The router holds it until the slot is granted: so Serve's autoscaler counts it.
+        response = self._generate.remote(EngineCall(request, grant))
         try:
-            # The router holds it until the slot is granted: so Serve's autoscaler counts it.
-            response = self._generate.remote(EngineCall(request, grant))
-            try:
-                await grant.granted()
-            except (ServiceError, asyncio.CancelledError):
-                response.cancel()
-                raise
-            return await self._reply(request, response)
-        finally:
-            has_begun = grant.replica is not None
-            grant.release(len(request.prompt_token_ids) + received.num_tokens if has_begun else 0)
+            await grant.granted()
+        except (ServiceError, asyncio.CancelledError):
+            response.cancel()
+            raise
+        return await self._reply(response)
 
-    async def _reply(self, request: GenerateRequest, response: Response) -> int:
+    async def _reply(self, response: Response) -> int:
         try:
             num_tokens: int = await response
         except asyncio.CancelledError:
             response.cancel()
             raise
+        except ActorUnavailableError as error:
+            response.cancel()  # it may live, and go on
+            raise EngineUnreachableError(
+                "the engine replica that was generating this answer cannot be reached; the request can be "
+                "sent again"
+            ) from error
         except RayActorError as error:
-            logger.error("request %s lost its engine replica: %s", request.request_id, error)
             raise EngineLostError(
                 "the engine replica that was generating this answer has died; the request can be sent again"
             ) from error

@@ -3,9 +3,11 @@
     ServiceError (500)
     ├── BadRequestError (400)         the request is wrong; `param` says where
     ├── DeadlyRequestError (500)      engines have died of it
+    ├── EngineAbortedError (503)      the engine has given the sequence up; the request may be sent again
     ├── EngineFailedError (500)       something in an engine that nobody has foreseen
     ├── EngineLostError (503)         the replica that was generating has died; the request may be sent again
     ├── EngineUnavailableError (503)  no engine replica is ready
+    ├── EngineUnreachableError (503)  the replica that was generating may live, and is cut off
     ├── GrammarsBusyError (503)       the workers that check grammars have more to do than they can
     ├── IngressBlockedError (503)     the ingress does not take the tokens that are meant for it
     ├── IngressLostError (503)        the ingress that has sent a sequence is gone
@@ -21,6 +23,7 @@ The ingress turns them into OpenAI error bodies; nothing below it knows about HT
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 
@@ -53,6 +56,12 @@ class DeadlyRequestError(ServiceError):
     """Engines have died while this request alone ran on them."""
 
 
+class EngineAbortedError(ServiceError):
+    """The engine has ended a sequence that nobody has cancelled."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
 class EngineFailedError(ServiceError):
     """Something that nobody has foreseen: the log of the ingress has it whole."""
 
@@ -65,6 +74,12 @@ class EngineLostError(ServiceError):
 
 class EngineUnavailableError(ServiceError):
     """No engine replica is ready."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class EngineUnreachableError(ServiceError):
+    """The replica that was generating is cut off from this ingress."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
@@ -155,6 +170,26 @@ def error_body(
 def body_of(error: ServiceError) -> dict[str, object]:
     """Returns OpenAI's error object of an error."""
     return error_body(str(error), HTTPStatus(error.status), error.param, error.code)
+
+
+# What a client is told of an error that is none of the above.
+UNFORESEEN = "an unforeseen error; the log of the service has it, by the request's id"
+
+# What a sentence about a request consists of. No slash or backslash: no path.
+_SENTENCE = re.compile(r"[\w .,;:!?()\[\]{}'\"`=<>+*^%-]{1,500}", re.ASCII)
+# What a process says of itself: addresses in memory and on the network, names of hosts and modules, source.
+_OF_A_PROCESS = re.compile(
+    r"0x|(?=[0-9]*[a-f])[0-9a-f]{12}|\d[.-]\d+[.-]\d|:\d|:\w*:|\w\.\w+\.\w|\w\.py\b|\bpid\b|traceback",
+    re.IGNORECASE,
+)
+
+
+def may_be_quoted(words: str) -> bool:
+    """Whether a client may read what a library says of its request: a sentence that tells nothing of a process.
+
+    Where in doubt it may not: nobody knows what a library will say one day.
+    """
+    return bool(_SENTENCE.fullmatch(words)) and not _OF_A_PROCESS.search(words)
 
 
 def _short(text: str, max_chars: int) -> str:

@@ -15,7 +15,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponse
 from ray.util import get_node_ip_address
 
-from serve_app import private_names, readiness, sources
+from serve_app import migration, private_names, readiness, sources
 from serve_app.admission.client import MESSAGES, GateClient
 from serve_app.admission.policy import NO_ENGINE_RETRY_S
 from serve_app.admission.protocol import Reason
@@ -77,6 +77,8 @@ class Ingress:
             EngineCalls(engine.generate, (ServiceError, VLLMClientError)).run,
             FrameReceiver(get_node_ip_address()),  # type: ignore[no-untyped-call]
             SamplingParamsEncoder.of_checkpoint(self._model.path, config.engine.max_model_len),
+            migration.Limits(config.migration.max_engines, config.migration.max_wait_s),
+            migration.Report(_migration_metric()),
         )
         self._grammars = GrammarChecker(tokens)
         self._grammars.start()
@@ -121,6 +123,10 @@ class Ingress:
             "sequences": self._engines.num_open,
         }
 
+    async def check_health(self) -> None:
+        """Serve calls this; raising makes it replace the replica."""
+        self._engines.check_health()
+
     def _connect(self, rules: Rules) -> GateClient:
         gate = GateClient(rules, self._gate_address)
         loop = asyncio.get_running_loop()
@@ -150,6 +156,15 @@ class Ingress:
         if num_ready or self._can_start_engines:
             return num_ready
         raise EngineUnavailableError(MESSAGES[Reason.NO_ENGINE], NO_ENGINE_RETRY_S)
+
+
+def _migration_metric() -> Callable[[str], None]:
+    migrations = metrics.Counter(
+        "serve_app_migrations",
+        description="Sequences that went on in another engine replica, by what became of the one before.",
+        tag_keys=("cause",),
+    )
+    return lambda cause: migrations.inc(1, {"cause": cause})
 
 
 def _repair_metric() -> Callable[[str, str, int], None]:

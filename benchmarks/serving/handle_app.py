@@ -18,7 +18,7 @@ from serve_app.gate import Gate
 from serve_app.ingress import Ingress
 from serve_app.timed.answers import encode
 from serve_app.transport.curve import CurveAddress
-from serve_app.transport.frames import FrameHeader, Parts, ReceivedTokens
+from serve_app.transport.frames import FrameHeader, Parts
 from serve_app.transport.requests import GenerateRequest
 
 
@@ -61,7 +61,7 @@ class StreamCalls:
     def __init__(self, stream: Any, arrivals: Arrivals) -> None:
         self._stream, self._arrivals = stream, arrivals
 
-    async def run(self, request: GenerateRequest, _received: ReceivedTokens, grant: SlotGrant) -> int:
+    async def run(self, request: GenerateRequest, grant: SlotGrant) -> int:
         """Returns the number of tokens, when the stream has ended."""
         num_tokens = 0
         responses = self._stream.remote(EngineCall(request, grant))
@@ -73,7 +73,6 @@ class StreamCalls:
             return num_tokens
         finally:
             responses.cancel()
-            grant.release(num_tokens)
 
 
 class HandleIngress(Ingress):

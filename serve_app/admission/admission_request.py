@@ -77,9 +77,8 @@ class AdmissionRequest:
         self.grants = {number: SlotGrant(self, number) for number in range(ask.num_sequences)}
         self._unused = list(self.grants.values())
         self._numbers = count(ask.num_sequences)
-        # Of the sequences that wait for another engine: the replica that each has lost.
-        self._lost_replicas: dict[int, str] = {}
-        self._died_alone: set[str] = set()
+        # Of sequences that have moved: how many replicas died on which only this request had slots.
+        self._deaths_alone: dict[int, int] = {}
 
     async def admitted(self) -> None:
         """Returns when the request may begin, or wait for its slots.
@@ -101,7 +100,6 @@ class AdmissionRequest:
         """The gate has said where a sequence is to go."""
         if self.state not in (RequestState.RUNNING, RequestState.CLOSING):
             self._enter(RequestState.RUNNING)
-        self._lost_replicas.pop(number, None)
         if grant := self.grants.get(number):
             grant.give(replica)
 
@@ -141,21 +139,21 @@ class AdmissionRequest:
         del self.grants[number]
         grant = SlotGrant(self, next(self._numbers))
         self.grants[grant.number] = grant
-        self._lost_replicas[grant.number] = before.replica
+        self._deaths_alone[grant.number] = self._deaths_alone.pop(number, 0)
         self._client.send(Move(self.ask.request, number, grant.number, loss))
         return grant
 
     def moved(self, number: int, *, was_alone: bool) -> None:
         """The gate has heard of a move, and says whether the request was alone on the replica that died."""
-        replica = self._lost_replicas.get(number)
-        if replica is None or not was_alone:
+        grant = self.grants.get(number)
+        if grant is None or not was_alone or number not in self._deaths_alone:
             return
-        self._died_alone.add(replica)
-        if len(self._died_alone) >= MAX_DEATHS_ALONE and (grant := self.grants.get(number)):
+        self._deaths_alone[number] += 1
+        if (num_deaths := self._deaths_alone[number]) >= MAX_DEATHS_ALONE:
             grant.refuse(
                 DeadlyRequestError(
-                    f"{len(self._died_alone)} engines have died while this request ran on them, alone; "
-                    "it is not tried on another"
+                    f"{num_deaths} engines have died while this request ran on them, alone; it is not tried "
+                    "on another"
                 )
             )
 
@@ -163,7 +161,7 @@ class AdmissionRequest:
         """See `SlotGrant.release`. Of effect once for each slot."""
         if self.grants.pop(number, None) is None:
             return
-        self._lost_replicas.pop(number, None)
+        self._deaths_alone.pop(number, None)
         if self.state in (RequestState.REFUSED, RequestState.CLOSED):
             return  # the gate has forgotten it
         self._client.send(Release(self.ask.request, number, num_tokens))

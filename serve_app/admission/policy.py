@@ -132,7 +132,7 @@ class Admission:
                     self._num_refusable[request.tier] -= 1
                 if sequence.replica is None or not message.num_tokens:
                     sequence.began_at = None  # it has not been in an engine: how long it took says nothing
-                else:
+                if message.num_tokens:  # also where it waited for another engine
                     self._keys.charge(request.key, message.num_tokens, now)
                 self._end(sequence, now)
         else:
@@ -174,6 +174,21 @@ class Admission:
         while (request := self._next_to_go()) and now >= request.deadline:
             reason = Reason.WAITED_TOO_LONG if self._slots.replicas else Reason.NO_ENGINE
             self._refuse(request, reason, now)
+        self._grant(now)
+        return self._take_events()
+
+    def signs_of_life(self) -> list[Addressed]:
+        """Returns what can be said to each ingress at any time."""
+        return [(ingress, Pong(known.num_sent)) for ingress, known in self._ingresses.items()]
+
+    def forget(self, ingress: bytes, now: float) -> list[Addressed]:
+        """An ingress has gone: its slots go to others, and its requests wait no longer."""
+        if (known := self._ingresses.get(ingress)) and known.requests:
+            logger.warning(
+                "an ingress has gone, and its %d requests with it; if it lives, look at the network to it",
+                len(known.requests),
+            )
+        self._forget(ingress, now)
         self._grant(now)
         return self._take_events()
 

@@ -371,6 +371,24 @@ class IngressConfig(Section):
     )
 
 
+class MigrationConfig(Section):
+    """What becomes of an answer whose engine replica is lost: another one goes on with it."""
+
+    max_engines: int = Field(
+        default=3,
+        ge=1,
+        le=8,
+        description="engine replicas that may work on one sequence, one after the loss of another; 1: the "
+        "answer ends with an error when its engine is lost",
+    )
+    # A replacement with warm caches is there after 85 s. Streams are sent comments meanwhile.
+    max_wait_s: float = Field(
+        default=120,
+        gt=0,
+        description="how long a sequence waits for another engine replica with room, be it one that starts",
+    )
+
+
 class AdmissionConfig(Section):
     """Who waits when all engines are full, for how long, and what one API key may have."""
 

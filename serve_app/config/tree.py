@@ -20,6 +20,7 @@ from serve_app.config.sections import (
     AdmissionConfig,
     EngineConfig,
     IngressConfig,
+    MigrationConfig,
     ModelSource,
     Section,
     Speculator,
@@ -41,6 +42,9 @@ class AppConfig(Section):
     ingress: IngressConfig = Field(default_factory=lambda: IngressConfig(), description="the API replicas")
     admission: AdmissionConfig = Field(
         default_factory=lambda: AdmissionConfig(), description="the queue in front of the engines"
+    )
+    migration: MigrationConfig = Field(
+        default_factory=lambda: MigrationConfig(), description="answers whose engine replica is lost"
     )
     staging: StagingConfig = Field(
         default_factory=lambda: StagingConfig(), description="what each node keeps on its disk"

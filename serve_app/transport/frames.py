@@ -59,12 +59,13 @@ class Frame(Generic[Output]):
 
 
 class ReceivedTokens:
-    """How much of a sequence's answer has arrived in its ingress."""
+    """How much of a sequence's answer has arrived in its ingress, from one engine."""
 
     __slots__ = ("num_tokens",)
 
-    def __init__(self) -> None:
-        self.num_tokens = 0
+    def __init__(self, num_tokens: int = 0) -> None:
+        """`num_tokens` had come of other engines, before this one went on."""
+        self.num_tokens = num_tokens
 
     def accept(self, position: int, num_tokens: int) -> bool:
         """Returns whether an output of `num_tokens` at `position` is the next one; False: it is here already.

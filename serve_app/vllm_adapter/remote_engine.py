@@ -6,111 +6,52 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from itertools import count
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 from vllm.exceptions import VLLMClientError
-from vllm.v1.engine import EngineCoreOutput, FinishReason
 
+from serve_app import migration
 from serve_app.admission.slot_grants import SlotGrant
-from serve_app.answers.items import TokenLogprob
-from serve_app.api.inbox import Inbox, Reason
+from serve_app.api.inbox import Inbox
 from serve_app.api.sampling import Sampling
-from serve_app.errors import EngineFailedError, ServiceError, TokensLostError
-from serve_app.transport.frames import ReceivedTokens
+from serve_app.errors import EngineFailedError, EngineLostError, ServiceError
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
 from serve_app.vllm_adapter import wire
+from serve_app.vllm_adapter.remote_sequence import RemoteSequence
 from serve_app.vllm_adapter.sampling_params import SamplingParamsEncoder, client_error
 
 logger = logging.getLogger(__name__)
 
 __all__ = ["RemoteEngine", "RemoteSequence"]
 
-Generate = Callable[[GenerateRequest, ReceivedTokens, SlotGrant], Awaitable[int]]
+Generate = Callable[[GenerateRequest, SlotGrant], Awaitable[int]]
 
-# The reply to a call and its last frame race. Between two machines the frame is there within milliseconds; a
-# busy ingress reads both late, but in the same event loop.
-LAST_FRAME_TIMEOUT_S = 30.0
-
-_REASONS: dict[FinishReason, Reason] = {
-    FinishReason.STOP: "stop",
-    FinishReason.LENGTH: "length",
-    FinishReason.REPETITION: "stop",
-}
-
-
-class RemoteSequence:
-    """A sequence that an engine replica is working on."""
-
-    def __init__(self, request_id: str, inbox: Inbox, choice: int, stop_token_ids: Sequence[int]) -> None:
-        self.request_id = request_id
-        self.arrived = ReceivedTokens()
-        self.is_finished = asyncio.Event()
-        self.task: asyncio.Task[None]
-        self._inbox, self._choice = inbox, choice
-        self._stop_token_ids = frozenset(stop_token_ids)
-
-    def cancel(self) -> None:
-        """Ends it in its engine; nothing more arrives. Does nothing after its end.
-
-        The reply to a call that has come to its end by itself may still be under way, and is left to arrive.
-        """
-        if not self.is_finished.is_set():
-            self.is_finished.set()
-            self.task.cancel()
-
-    def fail(self, error: ServiceError) -> None:
-        """Ends it, and the answer that it is of, with an error."""
-        if not self.is_finished.is_set():
-            self._inbox.fail(error)
-            self.cancel()
-
-    def take(self, position: int, output: EngineCoreOutput) -> None:
-        """Passes on an output that is the next one. What is here already is left out; a gap is an error."""
-        if self.is_finished.is_set():
-            return
-        num_tokens = len(output.new_token_ids)
-        try:
-            if not self.arrived.accept(position, num_tokens):
-                return
-        except TokensLostError as error:
-            logger.error("request %s: %s", self.request_id, error)
-            self.fail(error)
-            return
-        step = self._inbox.step(self._choice)
-        step.token_ids += output.new_token_ids
-        if not wire.is_plain(output):
-            if output.new_logprobs is not None:
-                step.logprobs = (step.logprobs or []) + _logprobs(output.new_logprobs)
-            if output.new_prompt_logprobs_tensors is not None:
-                step.prompt_logprobs = [None, *_logprobs(output.new_prompt_logprobs_tensors.tolists())]
-            if output.prefill_stats is not None:
-                step.num_cached_tokens = output.prefill_stats.num_cached_tokens
-            if output.finish_reason is not None:
-                reason = _REASONS.get(output.finish_reason)
-                if reason is None:
-                    self.fail(EngineFailedError(f"the engine has ended this answer: {output.finish_reason}"))
-                    return
-                self.is_finished.set()
-                step.finish = reason
-                if output.stop_reason in self._stop_token_ids:
-                    step.stop_token = int(output.stop_reason)
-        self._inbox.added(num_tokens, is_last=step.finish is not None)
+UNFORESEEN = "an unforeseen error in an engine; the log of the service has it, by the request's id"
 
 
 class RemoteEngine:
     """Starts sequences, each a call of `generate`, and takes their tokens from `receiver`.
 
-    `generate` returns the length of the answer, whose tokens come to `receiver`, and may see how many have.
-    Must be made in a running event loop.
+    `generate` returns the length of the answer, whose tokens come to `receiver`. A sequence whose engine is
+    lost goes on in another (`migration`). Must be made in a running event loop.
     """
 
     def __init__(
-        self, generate: Generate, receiver: FrameReceiver, sampling_params: SamplingParamsEncoder
+        self,
+        generate: Generate,
+        receiver: FrameReceiver,
+        sampling_params: SamplingParamsEncoder,
+        limits: migration.Limits,
+        report: migration.Report,
     ) -> None:
+        """`limits` are those of migration, and `report` is told of each."""
         self._generate, self._receiver, self._encode = generate, receiver, sampling_params
+        self._limits, self._report = limits, report
         self._decode = wire.new_decoder()
         self._numbers = count()
         self._open: dict[int, RemoteSequence] = {}
@@ -120,6 +61,11 @@ class RemoteEngine:
     def num_open(self) -> int:
         """Sequences that have not ended."""
         return len(self._open)
+
+    def check_health(self) -> None:
+        """Raises what has ended the receiving of frames, if anything has."""
+        if self._task.done():
+            self._task.result()
 
     def sampling_params(self, sampling: Sampling, structural_tag: str | None) -> Any:
         """Returns vLLM's parameters, checked, for `start`. Raises `BadRequestError` for what vLLM refuses."""
@@ -140,42 +86,99 @@ class RemoteEngine:
 
         `seed_offset` is added to the request's seed, if it has one: choices of one prompt differ.
         """
-        number = next(self._numbers)
         message = GenerateRequest(
-            request_id=f"{request_id}-{uuid.uuid4().hex[:8]}",
+            request_id=_unique(request_id),
             prompt_token_ids=list(prompt_token_ids),
             sampling_params=self._encode.encode(params, seed_offset, len(prompt_token_ids)),
             reply_to=self._receiver.address,
-            sequence=number,
+            sequence=next(self._numbers),
             priority=sampling.priority,
             cache_salt=sampling.cache_salt,
             session_id=sampling.session_id,
         )
-        sequence = RemoteSequence(message.request_id, inbox, choice, sampling.stop_token_ids or ())
-        self._open[number] = sequence
-        sequence.task = asyncio.create_task(self._run(sequence, message, grant))
+        sequence = RemoteSequence(request_id, message, grant, inbox, choice, sampling.stop_token_ids or ())
+        self._open[message.sequence] = sequence
+        sequence.task = asyncio.create_task(self._run(sequence))
         # Not in the task, which runs none of its own code if it is cancelled before it has begun.
-        sequence.task.add_done_callback(lambda _: self._ended(number, grant))
+        sequence.task.add_done_callback(lambda _: self._ended(sequence))
         return sequence
 
-    def _ended(self, number: int, grant: SlotGrant) -> None:
-        del self._open[number]
-        grant.release(0)  # of no effect where the call has done it, and said how much was used
+    def _ended(self, sequence: RemoteSequence) -> None:
+        del self._open[sequence.message.sequence]
+        has_begun = sequence.num_lost or sequence.grant.replica is not None
+        num_tokens = len(sequence.message.prompt_token_ids) + len(sequence.token_ids) if has_begun else 0
+        sequence.grant.release(num_tokens)
 
-    async def _run(self, sequence: RemoteSequence, message: GenerateRequest, grant: SlotGrant) -> None:
+    async def _run(self, sequence: RemoteSequence) -> None:
         try:
-            num_tokens = await self._generate(message, sequence.arrived, grant)
-            await _wait_for_the_end(sequence, num_tokens)
+            while (error := await self._generate_on_one_engine(sequence)) is not None:
+                self._move(sequence, error)
         except ServiceError as error:
+            if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                logger.error("request %s: %s", sequence.message.request_id, error.__cause__ or error)
             sequence.fail(error)
         except VLLMClientError as error:
             sequence.fail(client_error(error))
-        except Exception as error:
-            # The last stop before the client: whatever it is, one request fails and the others go on.
-            logger.exception("request %s failed in its engine replica", message.request_id)
-            # What an error of another process says of itself is its traceback: addresses and paths.
-            cause = getattr(error, "cause", None) or error
-            sequence.fail(EngineFailedError(f"engine failure: {cause}"))
+        except Exception:
+            # The last stop before the client: whatever it is, one request fails and the others go on. What an
+            # error of another process says of itself is its traceback, with addresses and paths.
+            logger.exception("request %s failed in its engine replica", sequence.message.request_id)
+            sequence.fail(EngineFailedError(UNFORESEEN))
+
+    async def _generate_on_one_engine(self, sequence: RemoteSequence) -> ServiceError | None:
+        """Returns None when the sequence has ended, or how its engine was lost where it may go on elsewhere.
+
+        Raises what ends it for good.
+        """
+        timer: asyncio.TimerHandle | None = None
+        if sequence.num_lost:
+            no_slot = EngineLostError(
+                "the engine that was generating this answer was lost, and no other had room for the rest "
+                f"within {self._limits.max_wait_s:g} s; the request can be sent again"
+            )
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(self._limits.max_wait_s, sequence.grant.refuse, no_slot)
+        try:
+            num_tokens = await self._generate(sequence.message, sequence.grant)
+            await sequence.wait_for_the_end(num_tokens)
+        except asyncio.CancelledError:
+            error = sequence.interruption()
+            task = asyncio.current_task()
+            if error is None or task is None:
+                raise
+            task.uncancel()
+            return self._movable(sequence, error)
+        except ServiceError as error:
+            return self._movable(sequence, error)
+        finally:
+            if timer:
+                timer.cancel()
+        return None
+
+    def _movable(self, sequence: RemoteSequence, error: ServiceError) -> ServiceError | None:
+        """Returns `error` if the sequence may go on elsewhere, and None if it has ended; else raises it."""
+        if sequence.is_finished.is_set():
+            return None
+        is_lost = sequence.grant.replica is not None and migration.cause_of(error, sequence.num_lost)
+        if not is_lost or sequence.num_lost + 1 >= self._limits.max_engines:
+            raise error
+        return error
+
+    def _move(self, sequence: RemoteSequence, error: ServiceError) -> None:
+        cause = migration.cause_of(error, sequence.num_lost)
+        assert cause
+        before = sequence.message
+        message = replace(
+            before,
+            # The one before may still be known where it goes, and its frames under way.
+            request_id=_unique(sequence.request_id),
+            sequence=next(self._numbers),
+            output_token_ids=sequence.token_ids.tolist(),
+        )
+        sequence.go_on(message, sequence.grant.move(cause.loss))
+        del self._open[before.sequence]
+        self._open[message.sequence] = sequence
+        self._report.add(cause, error)
 
     async def _receive(self) -> None:
         while True:
@@ -197,26 +200,5 @@ class RemoteEngine:
         self._receiver.close()
 
 
-async def _wait_for_the_end(sequence: RemoteSequence, num_tokens: int) -> None:
-    try:
-        async with asyncio.timeout(LAST_FRAME_TIMEOUT_S):
-            await sequence.is_finished.wait()
-    except TimeoutError:
-        raise TokensLostError(
-            f"of {num_tokens} tokens of the answer, {sequence.arrived.num_tokens} have arrived, and no end; "
-            "the request can be sent again"
-        ) from None
-
-
-def _logprobs(lists: Any) -> list[TokenLogprob]:
-    """vLLM's rows: the token itself first, then the likeliest ones."""
-    rows = zip(
-        lists.logprob_token_ids.tolist(),
-        lists.logprobs.tolist(),
-        lists.sampled_token_ranks.tolist(),
-        strict=True,
-    )
-    return [
-        TokenLogprob(ids[0], values[0], tuple(zip(ids[1:], values[1:], strict=True)), rank)
-        for ids, values, rank in rows
-    ]
+def _unique(request_id: str) -> str:
+    return f"{request_id}-{uuid.uuid4().hex[:8]}"

@@ -230,8 +230,12 @@ async def test_each_choice_is_a_call_with_a_slot_of_its_own(start: Any) -> None:
         await bench.until_idle()
 
 
-async def test_an_engine_that_dies(start: Any) -> None:
+async def test_engines_that_die_one_after_another(start: Any) -> None:
     async with start() as bench:
+        bench.router.set_replicas("a", "b", "c")
+        # Another request is there, too: so it is not this one that engines die of.
+        others = [asyncio.create_task(bench.chat(max_tokens=400, ignore_eos=True)) for _ in range(4)]
+        await pass_until(lambda: len(bench.sent) == 4)
 
         async def generate(request: GenerateRequest) -> int:
             raise ActorDiedError()
@@ -240,7 +244,40 @@ async def test_an_engine_that_dies(start: Any) -> None:
         answer = await bench.chat()
         assert answer.status_code == 503
         assert "has died; the request can be sent again" in answer.json()["error"]["message"]
+        assert len(bench.handle.calls) == 4 + 3
+        for other in others:
+            other.cancel()
         await bench.until_idle()
+
+
+async def test_a_request_that_engines_die_of(start: Any) -> None:
+    async with start() as bench:
+        bench.router.set_replicas("a", "b", "c")
+
+        async def generate(request: GenerateRequest) -> int:
+            raise ActorDiedError()
+
+        bench.handle.engine_generate = generate
+        answer = await bench.chat()
+        assert answer.status_code == 500
+        assert "engines have died while this request ran on them" in answer.json()["error"]["message"]
+        assert len(bench.handle.calls) == 3, "the third call is never sent"
+        assert bench.handle.responses[2].num_cancelled == 1
+        bench.handle.engine_generate = bench._generate
+        assert (await bench.chat()).status_code == 200, "the third engine is there for the others"
+        await bench.until_idle()
+
+
+async def test_an_ingress_that_takes_no_frames_any_more_is_not_healthy(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.vllm_adapter.remote_sequence.LAST_FRAME_TIMEOUT_S", 0.01)
+    async with start() as bench:
+        await bench.ingress.check_health()
+        bench.ingress._engines._receiver.receive = None
+        assert (await bench.chat()).status_code == 503
+        with pytest.raises(TypeError):
+            await bench.ingress.check_health()
 
 
 @pytest.mark.parametrize("is_vllms", [False, True])

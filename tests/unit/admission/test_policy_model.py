@@ -134,6 +134,8 @@ class Model:
             self.lose_replica: 1,
             self.change_replicas: 3,
             self.tick: 12,
+            self.go: 1,
+            self.look_for_signs_of_life: 2,
         }
         for _ in range(NUM_OPERATIONS):
             self.now += self.random.expovariate(4.0)
@@ -301,6 +303,20 @@ class Model:
             if request.has_deadline and not request.has_begun:
                 assert self.now - request.asked_at < self.rules.max_wait_s, "its time is up"
 
+    def go(self, ingress: ModelIngress) -> None:
+        """Its connection has gone. When it comes back it is a stranger."""
+        self.seen["gone"] += ingress.is_known
+        ingress.is_known = False
+        for to, event in self.gate.forget(ingress.name, self.now):
+            assert isinstance(event, Granted), "nobody asked"
+            self.take(to, event)
+
+    def look_for_signs_of_life(self, _: ModelIngress) -> None:
+        known = [i for i in self.ingresses.values() if i.is_known]
+        signs = self.gate.signs_of_life()
+        # What they would answer to a `Ping`: nobody joins anew for being looked for.
+        assert sorted(signs) == sorted((i.name, Pong(i.num_events)) for i in known)
+
     def close_everything(self) -> None:
         for ingress in self.ingresses.values():
             self.make_known(ingress)
@@ -429,6 +445,7 @@ def test_whatever_happens_admission_keeps_its_rules(seed: int, rules: Rules) -> 
     for seen in (
         "joins",
         "silent",
+        "gone",
         "displaced",
         "waited too long",
         "refused QUEUE_FULL",

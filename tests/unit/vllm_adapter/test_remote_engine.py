@@ -3,116 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
 
-from serve_app.admission.slot_grants import SlotGrant
 from serve_app.answers.items import TokenLogprob
 from serve_app.api.inbox import Inbox
 from serve_app.api.sampling import Sampling
 from serve_app.config import read_config
 from serve_app.engine_arguments import engine_arguments
-from serve_app.errors import BadRequestError, EngineFailedError, EngineLostError, TokensLostError
-from serve_app.transport.frames import ReceivedTokens
+from serve_app.errors import (
+    BadRequestError,
+    EngineAbortedError,
+    EngineFailedError,
+    EngineLostError,
+    TokensLostError,
+)
 from serve_app.transport.requests import GenerateRequest
-from serve_app.transport.sockets import FrameReceiver, FrameSender
 from tests.services import ROOT
-from tests.unit.admission.grants import Owner
+from tests.unit.vllm_adapter.remote_harness import (
+    MAX_MODEL_LEN,
+    PROMPT,
+    TOKENS,
+    Generate,
+    Harness,
+    Step,
+    all_tokens,
+    harness,
+    output,
+    whole,
+)
 from tests.waiting import pass_until
 
 # vLLM and what it imports use what is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-MAX_MODEL_LEN = 100
-PROMPT = [1, 2, 3]
-TOKENS = list(range(10, 20))
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-
-Step = tuple[int, list[int]]
-Generate = Callable[["Harness", GenerateRequest], Awaitable[int]]
-
-
-class Harness:
-    """A `RemoteEngine`, and the replica that it calls: `generate`, given by the test."""
-
-    def __init__(self, generate: Generate) -> None:
-        from serve_app.vllm_adapter import RemoteEngine, SamplingParamsEncoder
-        from serve_app.vllm_adapter.wire import merge, new_encoder
-
-        self.sender = FrameSender(new_encoder(), merge)
-        self.requests: list[GenerateRequest] = []
-        self.arrived: list[ReceivedTokens] = []
-        self.generate, self.owner = generate, Owner()
-        self.remote = RemoteEngine(
-            self._generate, FrameReceiver("127.0.0.1"), SamplingParamsEncoder({"top_p": 0.9}, MAX_MODEL_LEN)
-        )
-
-    async def _generate(self, request: GenerateRequest, arrived: ReceivedTokens, grant: SlotGrant) -> int:
-        # It crosses a process boundary.
-        self.requests.append(pickle.loads(pickle.dumps(request)))
-        self.arrived.append(arrived)
-        return await self.generate(self, request)
-
-    def start(self, inbox: Inbox, sampling: Sampling | None = None, choice: int = 0) -> Any:
-        sampling = sampling or Sampling()
-        params = self.remote.sampling_params(sampling, None)
-        grant = SlotGrant(self.owner, 0)
-        return self.remote.start("r", PROMPT, params, sampling, grant, inbox, choice, choice)
-
-    async def send(self, request: GenerateRequest, steps: list[tuple[int, Any]]) -> None:
-        """Sends outputs, each in a frame of its own, and its position."""
-        link = self.sender.open(request.reply_to)
-        try:
-            for position, output in steps:
-                link.add(request.sequence, position, output, len(output.new_token_ids))
-                self.sender.flush()
-                # What waits for the connection would be merged.
-                await pass_until(lambda: not (link._frame or link._sending))
-        finally:
-            self.sender.release(link)
-
-
-def output(*token_ids: int, ends: Any = None, **fields: Any) -> Any:
-    """`ends` is a `FinishReason`, or True for the ordinary one."""
-    from vllm.v1.engine import EngineCoreOutput, FinishReason
-
-    reason = FinishReason.STOP if ends is True else ends
-    return EngineCoreOutput("engine-0", list(token_ids), finish_reason=reason, **fields)
-
-
-@asynccontextmanager
-async def harness(generate: Generate) -> AsyncIterator[Harness]:
-    one = Harness(generate)
-    try:
-        yield one
-        await pass_until(lambda: one.remote.num_open == 0)
-    finally:
-        one.remote.close()
-        one.sender.close()
-
-
-async def whole(inbox: Inbox, choice: int = 0) -> Any:
-    """All that comes of a choice, as one step."""
-    step = None
-    while step is None or step.finish is None:
-        new = (await inbox.take()).get(choice)
-        if new and step:
-            step.token_ids += new.token_ids
-            step.finish, step.stop_token = new.finish, new.stop_token
-            step.logprobs = (step.logprobs or []) + (new.logprobs or []) or None
-        step = step or new
-    return step
-
-
-async def all_tokens(one: Harness, request: GenerateRequest) -> int:
-    steps = [(index, output(token)) for index, token in enumerate(TOKENS[:-1])]
-    await one.send(request, [*steps, (len(steps), output(TOKENS[-1], ends=True))])
-    return len(TOKENS)
 
 
 # --- what is sent --------------------------------------------------------------------------------------
@@ -138,7 +66,7 @@ async def test_what_is_sent_to_the_engine() -> None:
         assert (params.max_tokens, params.temperature, params.n, params.top_p) == (77, 0.5, 1, 0.9)
         assert len({request.request_id for request in one.requests}) == 3
         assert all(request.request_id.startswith("r-") for request in one.requests)
-        assert [arrived.num_tokens for arrived in one.arrived] == [len(TOKENS)] * 3
+        assert one.owner.released == [(0, len(PROMPT) + len(TOKENS))] * 3
 
 
 @pytest.mark.parametrize(("asked", "sent"), [(None, 97), (5, 5), (100, 97)])
@@ -269,7 +197,7 @@ async def test_an_end_that_nobody_asked_for_is_an_error(name: str) -> None:
     async with harness(generate) as one:
         inbox = Inbox()
         one.start(inbox)
-        with pytest.raises(EngineFailedError):
+        with pytest.raises(EngineAbortedError, match="can be sent again"):
             await whole(inbox)
 
 
@@ -332,7 +260,7 @@ async def test_the_tokens_are_right(mishap: Any) -> None:
     "mishap", [lost_in_the_middle, lost_at_the_start, swapped, lost_at_the_end, all_lost]
 )
 async def test_the_answer_fails_and_can_be_sent_again(mishap: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.vllm_adapter.remote_engine.LAST_FRAME_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("serve_app.vllm_adapter.remote_sequence.LAST_FRAME_TIMEOUT_S", 0.1)
 
     async with harness(sending(mishap)) as one:
         inbox = Inbox()
@@ -373,7 +301,7 @@ async def test_what_cannot_be_read_and_what_is_late_hurts_nobody(caplog: pytest.
 def failing(error: Exception) -> Generate:
     async def generate(one: Harness, request: GenerateRequest) -> int:
         await one.send(request, [(0, output(1, 2))])
-        await pass_until(lambda: one.arrived[-1].num_tokens >= 2)
+        await pass_until(lambda: all(len(sequence.token_ids) >= 2 for sequence in one.remote._open.values()))
         raise error
 
     return generate
@@ -405,8 +333,9 @@ async def test_an_unforeseen_error_is_in_the_log(caplog: pytest.LogCaptureFixtur
     async with harness(failing(RuntimeError("a wire broke"))) as one:
         inbox = Inbox()
         one.start(inbox)
-        with pytest.raises(EngineFailedError, match="a wire broke"):
+        with pytest.raises(EngineFailedError) as caught:
             await whole(inbox)
+        assert str(caught.value).startswith("an unforeseen error in an engine; the log of the service has it")
     assert "RuntimeError: a wire broke" in caplog.text
 
 
@@ -422,7 +351,7 @@ async def test_the_traceback_of_a_replica_is_for_the_log(caplog: pytest.LogCaptu
         one.start(inbox)
         with pytest.raises(EngineFailedError) as caught:
             await whole(inbox)
-        assert str(caught.value) == "engine failure: no pages"
+        assert str(caught.value).startswith("an unforeseen error in an engine; the log of the service has it")
     assert "/home/me/secret.py" in caplog.text
 
 
@@ -450,7 +379,8 @@ async def test_what_is_cancelled_before_it_has_begun_gives_its_slot_back() -> No
     async with harness(all_tokens) as one:
         one.start(Inbox()).cancel()
         await pass_until(lambda: one.remote.num_open == 0)
-        assert (one.requests, one.owner.released) == ([], [(0, 0)])
+        assert one.requests == []
+        assert one.owner.released == [(0, len(PROMPT))], "its slot was granted"
 
 
 async def test_a_call_that_has_come_to_its_end_is_not_cancelled() -> None:
