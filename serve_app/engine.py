@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from serve_app import private_names, sources
 from serve_app.config import AppConfig
 from serve_app.engine_arguments import engine_arguments
+from serve_app.engine_health import EngineHealth
 from serve_app.harmony import vocabulary_file
 from serve_app.staging import starts, timeline
 from serve_app.staging.timeline import Timeline
-from serve_app.stall import leave_if_stalled
 from serve_app.transport.requests import GenerateRequest
 from serve_app.warm_up import rounds
 
@@ -70,7 +70,6 @@ class Engine:
         replica_id: Callable[[], str] = _replica_id,
         leave: Callable[[int], object] = os._exit,
     ) -> None:
-        self._stall_timeout_s = config.engine.stall_timeout_s
         self._leave = leave
         about = {"model": config.model.id, "node": socket.gethostname(), "pid": os.getpid()}
         with Timeline(config.staging.path, replica_id(), about) as start:
@@ -94,6 +93,7 @@ class Engine:
                     await self._engine.check_graphs(config.decode_shape)
             with start.phase(timeline.WARM_UP):
                 await self._engine.warm_up(rounds.plan(config))
+        self._health = EngineHealth(self._engine, config.engine.stall_timeout_s, leave)
         parts.freeze_gc_heap()  # see the ingress
         logger.info("%s", starts.read(start.path) or "ready")
         self._cache.publish()
@@ -131,10 +131,12 @@ class Engine:
 
     async def check_health(self) -> None:
         """Serve calls this; raising makes it replace the replica. Does not return if the engine hangs."""
-        leave_if_stalled(self._engine.watch, self._stall_timeout_s, self._engine.kill, self._leave)
+        self._health.check()
         await self._engine.check_health()
 
     def __del__(self) -> None:
         # Serve's way of saying that the replica has drained. The constructor may not have come this far.
+        if health := getattr(self, "_health", None):
+            health.close()
         if engine := getattr(self, "_engine", None):
             engine.shutdown()

@@ -12,11 +12,13 @@ TOKEN_ENGINE = f"{ADAPTER}.token_engine"
 REMOTE_ENGINE = f"{ADAPTER}.remote_engine"
 SAMPLING = f"{ADAPTER}.sampling_params"
 WARMING = f"{ADAPTER}.warming"
+CANARY = f"{ADAPTER}.canary"
 COMPILING = f"{ADAPTER}.compiling"
 WIRE = f"{ADAPTER}.wire"
 PLUGIN = f"{WORKER}.plugin"
 PHASES = f"{WORKER}.phases"
 GRAPHS = f"{WORKER}.graph_report"
+THREADS = f"{WORKER}.compile_threads"
 REPAIRS = f"{WORKER}.cpu_repairs"
 KERNELS = f"{WORKER}.routing_kernels"
 RESUMPTION = f"{WORKER}.resumption"
@@ -33,7 +35,7 @@ _CLIENT = "vllm.v1.engine.core_client"
 _OUTPUTS = "vllm.v1.engine.output_processor"
 
 _OF_THE_ENGINE = (
-    _ENGINE(path=_ASYNC_LLM, used_in=(TOKEN_ENGINE, WARMING, TRAFFIC), without_it=_NO_ENGINE),
+    _ENGINE(path=_ASYNC_LLM, used_in=(TOKEN_ENGINE, WARMING, CANARY, TRAFFIC), without_it=_NO_ENGINE),
     _ENGINE(
         path=f"{_ASYNC_LLM}.from_engine_args",
         parameters=("engine_args", "usage_context"),
@@ -41,7 +43,7 @@ _OF_THE_ENGINE = (
     ),
     _ENGINE(
         path=f"{_ASYNC_LLM}.generate",
-        used_in=(TOKEN_ENGINE, WARMING),
+        used_in=(TOKEN_ENGINE, WARMING, CANARY),
         parameters=("prompt", "sampling_params", "request_id", "priority", "session_id", "reasoning_ended"),
         without_it=_NO_REQUEST,
     ),
@@ -91,6 +93,14 @@ _OF_THE_ENGINE = (
         without_it="the prefix cache begins full of the warm-up",
     ),
     _ENGINE(path=f"{_ASYNC_LLM}.check_health", without_it="an engine that has died is not replaced"),
+    _ENGINE(
+        path=f"{_ASYNC_LLM}.is_sleeping",
+        without_it="an engine that compiles a grammar is taken for one that hangs",
+    ),
+    _ENGINE(
+        path="vllm.v1.engine:FinishReason.ERROR",
+        without_it="a grammar that cannot be compiled is an internal error (500) instead of a 400",
+    ),
     _ENGINE(path=f"{_ASYNC_LLM}.shutdown", without_it="a replica that has drained leaves its engine running"),
     _ENGINE(
         path="vllm.v1.engine.exceptions:EngineDeadError",
@@ -105,13 +115,13 @@ _OF_THE_ENGINE = (
     _ENGINE(path="vllm.usage.usage_lib:UsageContext.OPENAI_API_SERVER", without_it=_NO_ENGINE),
     _ENGINE(
         path="vllm.inputs.engine:tokens_input",
-        used_in=(TOKEN_ENGINE, WARMING, TRAFFIC),
+        used_in=(TOKEN_ENGINE, WARMING, CANARY, TRAFFIC),
         parameters=("prompt_token_ids", "cache_salt"),
         without_it=_NO_REQUEST,
     ),
     _ENGINE(
         path="vllm.sampling_params:RequestOutputKind.FINAL_ONLY",
-        used_in=(TOKEN_ENGINE, WARMING, TRAFFIC),
+        used_in=(TOKEN_ENGINE, WARMING, CANARY, TRAFFIC),
         without_it="each step of each request wakes a task of the replica",
     ),
     _ENGINE(
@@ -257,6 +267,13 @@ _GRAPHS = partial(
     is_costly=True,
     without_it="a start cannot check that decode batches have CUDA graphs",
 )
+_THREADS = partial(
+    PrivateName,
+    used_in=(THREADS,),
+    test="tests/unit/vllm_worker/test_compile_threads.py",
+    without_it="one grammar that takes minutes to compile holds up all others",
+)
+_MANAGER = "vllm.v1.structured_output:StructuredOutputManager"
 _REPAIRS = partial(PrivateName, used_in=(REPAIRS,), test="tests/unit/vllm_worker/test_cpu_repairs.py")
 _KERNELS = partial(
     PrivateName,
@@ -331,6 +348,18 @@ _OF_THE_WORKER = (
         used_in=(PLUGIN,),
         test="tests/unit/vllm_worker/test_plugin.py",
         without_it="prompts of new lengths wait for kernels to be compiled",
+    ),
+    _THREADS(path=_MANAGER),
+    _THREADS(
+        path=f"{_MANAGER}.grammar_init",
+        parameters=("request",),
+        looked_up_by=("vllm.v1.engine.core:EngineCore.preprocess_add_request",),
+    ),
+    _THREADS(path=f"{_MANAGER}.executor", looked_up_by=(f"{_MANAGER}.grammar_init",)),
+    _THREADS(
+        path="concurrent.futures:Future.done",
+        looked_up_by=("vllm.v1.structured_output.request:StructuredOutputRequest._check_grammar_completion",),
+        without_it="a request waits for ever for a grammar that takes for ever to compile",
     ),
     _REPAIRS(
         path="vllm.v1.sample.rejection_sampler:expand_batch_to_tokens",

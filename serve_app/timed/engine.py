@@ -18,8 +18,9 @@ from typing import BinaryIO
 import msgspec
 
 from serve_app.config import AppConfig
+from serve_app.engine_health import EngineHealth
 from serve_app.errors import IngressBlockedError
-from serve_app.stall import TokenWatch, leave_if_stalled
+from serve_app.stall import EngineWatch
 from serve_app.timed.answers import Answer, Output, Vocabulary, encode, merge
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameLink, FrameSender
@@ -38,16 +39,17 @@ class TimedEngine:
         self._prefill_s = 1 / timed.prefill_tokens_per_second if timed.prefill_tokens_per_second else 0.0
         self._vocabulary = Vocabulary(config.engine.max_model_len)
         self._sender: FrameSender[Output] = FrameSender(encode, merge)
+        self._step_s = 1 / timed.steps_per_second
         self._clock = StepClock(timed.steps_per_second)
         self._record = StepRecord(timed.record_path) if timed.record_path else None
         self._waiting: deque[_Request] = deque()
         self._running: dict[_Request, None] = {}  # in the order in which they began
         self._prefill_end = 0.0
-        self._watch = TokenWatch()
-        self._stall_timeout_s = config.engine.stall_timeout_s
+        self.watch = EngineWatch()
         self._can_step = asyncio.Event()
         self._can_step.set()
         self._stepper: asyncio.Task[None] | None = None
+        self._health = EngineHealth(self, config.engine.stall_timeout_s)
 
     async def generate(self, request: GenerateRequest) -> int:
         """Sends the tokens of `request` to its ingress, returns their number. Cancelling the call aborts."""
@@ -55,13 +57,13 @@ class TimedEngine:
         link = self._sender.open(request.reply_to)
         ours = _Request(request, answer, link)
         self._waiting.append(ours)
-        self._watch.begin()
+        self.watch.begin()
         if self._stepper is None:
             self._stepper = asyncio.create_task(self._run())
         try:
             await ours.done
         finally:
-            self._watch.end()
+            self.watch.end()
             self._running.pop(ours, None)
             with contextlib.suppress(ValueError):
                 self._waiting.remove(ours)
@@ -104,7 +106,7 @@ class TimedEngine:
                 request.emissions += (now_ns, answer.position - position)
             if answer.is_complete:
                 ended.append(request)
-            self._watch.token()
+            self.watch.progress()
         self._sender.flush()
         for request in ended:
             request.end()
@@ -130,12 +132,26 @@ class TimedEngine:
 
     async def check_health(self) -> None:
         """Serve calls this; raising makes it replace the replica."""
-        leave_if_stalled(self._watch, self._stall_timeout_s, self.close)
+        self._health.check()
         if self._stepper and self._stepper.done():
             self._stepper.result()
 
+    async def ping(self) -> None:
+        """Returns when a step can be made."""
+        await self._can_step.wait()
+
+    async def generate_token(self) -> None:
+        """Generates one token, for nobody."""
+        await asyncio.sleep(self._step_s)
+        await self._can_step.wait()
+
+    def kill(self) -> None:
+        """Ends the engine's processes, which are this one."""
+        self.close()
+
     def close(self) -> None:
         """Makes no more steps, and closes what is open."""
+        self._health.close()
         if self._stepper:
             self._stepper.cancel()
         self._sender.close()
@@ -144,7 +160,7 @@ class TimedEngine:
 
     def __del__(self) -> None:
         # Serve's way of saying that the replica has drained. The constructor may not have come this far.
-        if hasattr(self, "_stepper"):
+        if hasattr(self, "_health"):
             self.close()
 
 

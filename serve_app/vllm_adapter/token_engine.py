@@ -16,16 +16,16 @@ from vllm.config import StructuredOutputsConfig
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
-from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine import EngineCoreOutput, FinishReason
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serve_app.config.graph_sizes import DecodeShape
-from serve_app.errors import ServiceError
-from serve_app.stall import TokenWatch
+from serve_app.errors import BadRequestError, ServiceError
+from serve_app.stall import MAX_GRAMMAR_WAIT_S, EngineWatch
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameLink, FrameSender
-from serve_app.vllm_adapter import wire
+from serve_app.vllm_adapter import canary, wire
 from serve_app.vllm_adapter.warming import warm_up
 from serve_app.vllm_worker import graph_report, plugin, resumption
 from serve_app.warm_up.rounds import Round
@@ -43,6 +43,8 @@ class _Answer:
     num_tokens: int = 0
     core_id: str = ""
     is_given_up: bool = False
+    awaits_grammar: bool = False
+    """Whether the engine core has yet to say that its grammar is compiled."""
 
 
 def new_llm(arguments: Mapping[str, Any]) -> AsyncLLM:
@@ -69,7 +71,7 @@ class TokenEngine:
         self, arguments: Mapping[str, Any], new_llm: Callable[[Mapping[str, Any]], AsyncLLM] = new_llm
     ) -> None:
         self.llm = new_llm(arguments)
-        self.watch = TokenWatch()
+        self.watch = EngineWatch()
         self._sender = FrameSender(wire.new_encoder(), wire.merge)
         self._by_public_id: dict[str, _Answer] = {}
         self._answers: dict[str, _Answer] = {}  # by the id that the engine core knows
@@ -80,11 +82,12 @@ class TokenEngine:
 
     async def _get_and_send_output(self) -> Any:
         outputs = await self._get_output()
+        # Each output has tokens, or is the end of a request; statistics come without any.
+        if outputs.outputs:
+            self.watch.progress()
         for output in outputs.outputs:
             if answer := self._answers.get(output.request_id) or self._find_answer(output.request_id):
                 self._add(answer, output)
-                if output.new_token_ids:
-                    self.watch.token()
         self._sender.flush()
         return outputs
 
@@ -97,6 +100,10 @@ class TokenEngine:
         return answer
 
     def _add(self, answer: _Answer, output: EngineCoreOutput) -> None:
+        if answer.awaits_grammar and output.finish_reason is FinishReason.ERROR:
+            self._give_up(answer, _no_grammar())
+            return
+        answer.awaits_grammar = False
         num_tokens = len(output.new_token_ids)
         sent = output
         if output.new_logprobs is not None or output.new_prompt_logprobs_tensors is not None:
@@ -122,14 +129,15 @@ class TokenEngine:
         Goes on behind `request.output_token_ids`. Returns the number of tokens of the whole answer, once the
         last have been handed to the socket. Cancelling the task aborts the request in the engine.
         Raises vLLM's `VLLMClientError` for a request that vLLM refuses, `EngineDeadError` when the engine
-        process has died and `IngressBlockedError` when nobody takes the tokens.
+        process has died, `IngressBlockedError` when nobody takes the tokens and `BadRequestError` for a
+        grammar that the engine core cannot compile in time.
         """
         link = self._sender.open(request.reply_to)
         answer = _Answer(request.sequence, link, len(request.output_token_ids))
         self._by_public_id[request.request_id] = answer
         self.watch.begin()
         try:
-            await self._generate(request)
+            await self._generate(request, answer)
         except EngineGenerateError as error:
             if isinstance(error.__cause__, ServiceError):
                 raise error.__cause__ from None
@@ -141,8 +149,9 @@ class TokenEngine:
             self._sender.release(link)
         return answer.num_tokens
 
-    async def _generate(self, request: GenerateRequest) -> None:
+    async def _generate(self, request: GenerateRequest, answer: _Answer) -> None:
         params = msgspec.msgpack.decode(request.sampling_params, type=SamplingParams)
+        answer.awaits_grammar = params.structured_outputs is not None
         # Text is the ingress's business: it detokenises, looks for stop strings and aborts.
         params.detokenize = False
         params.stop = []
@@ -176,7 +185,16 @@ class TokenEngine:
     @property
     def num_unfinished_requests(self) -> int:
         """Requests that the engine is running or holds in its queue."""
-        return self.llm.output_processor.get_num_unfinished_requests()
+        num_requests = self.llm.output_processor.get_num_unfinished_requests()
+        return max(num_requests - self.watch.is_canary_running, 0)
+
+    async def ping(self) -> None:
+        """Returns when the loop of the engine core has come round: it answers between two steps."""
+        await self.llm.is_sleeping()
+
+    async def generate_token(self) -> None:
+        """Generates one token, for nobody."""
+        await canary.generate_token(self.llm)
 
     async def check_health(self) -> None:
         """Raises `EngineDeadError` when the engine process has died."""
@@ -195,3 +213,11 @@ class TokenEngine:
         """Ends the engine process."""
         self.llm.shutdown()
         self._sender.close()
+
+
+def _no_grammar() -> BadRequestError:
+    return BadRequestError(
+        "the grammar of the answer (its schema, pattern or structural tag) could not be compiled within "
+        f"{MAX_GRAMMAR_WAIT_S:.0f} s",
+        None,
+    )

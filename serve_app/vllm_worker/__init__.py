@@ -2,6 +2,7 @@
 
 plugin.py           vLLM calls it in each of them
 grammars.py         how an engine core makes masks of grammars
+compile_threads.py  in which threads it compiles them, and for how long
 resumption.py       how an engine goes on with an answer that another one has begun
 phases.py           seconds of a start from inside a worker
 cpu_repairs.py      repairs of vLLM on CPUs

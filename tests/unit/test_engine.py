@@ -21,7 +21,7 @@ from serve_app.config.source import Source
 from serve_app.engine import Engine, EngineParts
 from serve_app.staging import starts, timeline
 from serve_app.staging.starts import Start
-from serve_app.stall import TokenWatch
+from serve_app.stall import CANARY_AFTER_S, MAX_GAP_S, EngineWatch
 from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
 from serve_app.vllm_worker.graph_report import GraphsMissingError
@@ -108,7 +108,7 @@ class FakeEngine:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        self.watch = TokenWatch(replica.clock)
+        self.watch = EngineWatch(replica.clock)
         self.num_unfinished_requests = 3
 
     async def check_graphs(self, shape: DecodeShape) -> None:
@@ -131,6 +131,13 @@ class FakeEngine:
                 self._replica.did("abort")
                 raise
         return 7
+
+    async def ping(self) -> None:
+        await asyncio.Event().wait()
+
+    async def generate_token(self) -> None:
+        self._replica.did("canary")
+        await asyncio.Event().wait()
 
     async def check_health(self) -> None:
         self._replica.did("health")
@@ -335,6 +342,23 @@ async def test_an_engine_that_hangs_is_killed_and_the_replica_leaves(model: Path
         await engine.check_health()
     assert replica.done[len(READY) : len(READY) + 2] == ["kill", "leave 1"]
     assert "health" not in replica.done
+
+
+async def test_an_idle_engine_that_hangs_is_found_by_its_canary(model: Path) -> None:
+    replica = Replica()
+    engine = await replica.start(config_of(model, stall_timeout_s=5))
+
+    async def check(seconds: float) -> None:
+        for _ in range(round(seconds / MAX_GAP_S)):
+            replica.clock.now += MAX_GAP_S
+            await engine.check_health()
+            await asyncio.sleep(0)
+
+    await check(CANARY_AFTER_S)
+    assert replica.done[-2:] == ["health", "canary"]  # which the check did not wait for
+    with pytest.raises(Left):
+        await check(5)
+    assert replica.done[-2:] == ["kill", "leave 1"]
 
 
 async def test_a_replica_that_has_drained_ends_its_engine(model: Path) -> None:

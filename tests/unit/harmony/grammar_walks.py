@@ -19,6 +19,7 @@ import numpy as np
 from serve_app.grammars.vocabulary import STOP_TOKENS, grammar_vocabulary
 from serve_app.grammars.worker import load_xgrammar
 from serve_app.harmony.tokens import FIRST_SPECIAL, Vocabulary
+from serve_app.vllm_worker.compile_threads import CompileSlots
 from serve_app.vllm_worker.grammars import IsolatedCompiler
 
 ROOT = Path(__file__).parents[3]
@@ -56,6 +57,7 @@ def main(num_walks: int) -> None:
         lambda tag: str(xgrammar.Grammar.from_structural_tag(tag).to_string()),
         lambda grammar: int(grammar.memory_size_bytes()),
         max_kept_bytes=1 << 30,
+        slots=CompileSlots(1),
     )
     hints = [tokens.index(text.encode()) for text in HINTS]
     answers = []

@@ -17,6 +17,8 @@ import pytest
 from serve_app.config import AppConfig
 from serve_app.demo import CACHE
 from serve_app.demo.unfolding import unfold
+from serve_app.engine_health import EngineHealth
+from serve_app.stall import CANARY_AFTER_S, EngineWatch
 from serve_app.timed import engine as timed_engine
 from serve_app.timed.answers import (
     HEADER,
@@ -36,6 +38,7 @@ from serve_app.timed.answers import (
 from serve_app.timed.engine import StepClock, TimedEngine
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
+from tests.clocks import ManualClock
 
 MAX_MODEL_LEN = 1024
 RATE = 250.0
@@ -321,6 +324,32 @@ async def test_parameters_that_are_not_vllms() -> None:
         with pytest.raises(msgspec.MsgspecError):
             await bench.engine.generate(request)
         assert await bench.engine.num_unfinished_requests() == 0
+
+
+@pytest.mark.parametrize("has_request", [False, True])
+async def test_a_hang_is_found_with_a_request_and_without(has_request: bool) -> None:
+    left: list[int] = []
+    clock = ManualClock()
+    async with Bench() as bench:
+        engine = bench.engine
+        engine.watch = EngineWatch(clock.perf_counter)
+        engine._health = EngineHealth(engine, 5, left.append)
+        await engine.generate_token()
+        await engine.hang()
+        request = bench.generate(max_tokens=5) if has_request else None
+        await asyncio.sleep(0)  # it begins
+        num_checks = 0
+        while not left:
+            clock.sleep(1)
+            await engine.check_health()
+            await asyncio.sleep(0)
+            num_checks += 1
+        assert left == [1]
+        assert num_checks == (5 if has_request else CANARY_AFTER_S + 5)
+        if request:
+            request.cancel()
+            with suppress(asyncio.CancelledError):
+                await request
 
 
 def read_record(folder: Path) -> list[dict[str, Any]]:

@@ -16,11 +16,10 @@ import psutil
 import pytest
 
 from serve_app.config.graph_sizes import DecodeShape
-from serve_app.errors import IngressBlockedError
+from serve_app.errors import BadRequestError, IngressBlockedError, ServiceError
 from serve_app.transport import sockets
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
-from serve_app.vllm_worker import resumption
 from serve_app.vllm_worker.graph_report import GraphsMissingError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's
@@ -71,6 +70,7 @@ class Llm:
         self.reports: list[dict[str, Any]] = []
         self.dead: Exception | None = None
         self.is_down = False
+        self.num_pings = 0
         self._handler: asyncio.Task[None] | None = None
 
     async def generate(self, prompt: Any, params: Any, request_id: str, **options: Any) -> AsyncIterator[int]:
@@ -88,7 +88,7 @@ class Llm:
         except (asyncio.CancelledError, GeneratorExit):
             self.aborted.append(request_id)
             raise
-        except IngressBlockedError as error:
+        except ServiceError as error:
             from vllm.v1.engine.exceptions import EngineGenerateError
 
             self.aborted.append(request_id)
@@ -113,6 +113,10 @@ class Llm:
     async def collective_rpc(self, method: str) -> list[dict[str, Any]]:
         assert method == "report_graphs"
         return self.reports
+
+    async def is_sleeping(self) -> bool:
+        self.num_pings += 1
+        return False
 
     async def check_health(self) -> None:
         if self.dead:
@@ -157,9 +161,14 @@ class Harness:
     async def generate(self, *numbers: int) -> list[asyncio.Task[int]]:
         """Begins requests, and returns when the engine has them."""
         tasks = [asyncio.create_task(self.engine.generate(self.request(number))) for number in numbers]
-        while len(self.llm.output_processor.request_states) < len(numbers):  # noqa: ASYNC110
-            await asyncio.sleep(0)
+        await self.begun(len(numbers))
         return tasks
+
+    async def begun(self, number: int) -> list[str]:
+        """The ids by which the engine knows its requests, when it has so many."""
+        while len(self.llm.output_processor.request_states) < number:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        return list(self.llm.output_processor.request_states)
 
     def step(self, *outputs: Any) -> None:
         from vllm.v1.engine import EngineCoreOutputs
@@ -233,26 +242,6 @@ async def test_what_vllm_is_asked_for() -> None:
         assert one.arguments == ARGUMENTS
         one.step(output(5, ends=True))
         assert await task == 0
-
-
-async def test_an_answer_goes_on_behind_what_there_is_of_it() -> None:
-    async with harness() as one:
-        request = one.request(5, output_token_ids=[11, 12], params={"prompt_logprobs": 1})
-        task = asyncio.create_task(one.engine.generate(request))
-        while not one.llm.requests:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        [(prompt, params, _, _)] = one.llm.requests
-        assert prompt["prompt_token_ids"] == [1, 2, 3, 11, 12]
-        assert params.extra_args == {resumption.NUM_OUTPUT_TOKENS: 2}
-        assert params.max_tokens == 9  # of the whole answer
-        # The first engine has sent them.
-        assert params.prompt_logprobs is None
-        assert not params.skip_reading_prefix_cache
-        one.step(output(5, 13))
-        assert [position for _, position, _ in await one.frame()] == [2]
-        one.step(output(5, 14, ends=True))
-        assert [position for _, position, _ in await one.frame()] == [3]
-        assert await task == 4
 
 
 async def test_log_probabilities_go_to_the_ingress_and_not_to_vllms_own_output() -> None:
@@ -353,17 +342,72 @@ async def test_a_dead_engine_is_said_to_be_dead() -> None:
             await one.engine.check_health()
 
 
-async def test_tokens_quiet_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_comes_quiets_the_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     async with harness() as one:
         seen: list[str] = []
         [task] = await one.generate(0)
-        monkeypatch.setattr(one.engine.watch, "token", lambda: seen.append("token"))
+        monkeypatch.setattr(one.engine.watch, "progress", lambda: seen.append("progress"))
         one.step(output(0, 11))
         await one.frame()
-        assert seen == ["token"]
+        assert seen == ["progress"]
+        one.step()  # statistics alone
         one.step(output(0, ends=True))  # an end without tokens
         await task
-        assert seen == ["token"]
+        assert seen == ["progress"] * 2
+
+
+async def test_a_ping_is_answered_by_the_engine_core() -> None:
+    async with harness() as one:
+        await one.engine.ping()
+        assert one.llm.num_pings == 1
+
+
+async def test_a_canary_is_one_token_after_all_others_and_no_request_of_anybody() -> None:
+    async with harness() as one:
+        canary = asyncio.create_task(one.engine.generate_token())
+        one.engine.watch.begin_canary(canary.cancel)
+        assert one.engine.num_unfinished_requests == 0  # it has not begun
+        [core_id] = await one.begun(1)
+        assert one.engine.num_unfinished_requests == 0
+        [(prompt, params, request_id, options)] = one.llm.requests
+        assert (len(prompt["prompt_token_ids"]), params.max_tokens, params.ignore_eos) == (3, 1, True)
+        assert options["priority"] > 1_000_000
+        [task] = await one.generate(0)
+        with pytest.raises(asyncio.CancelledError):
+            await canary
+        assert one.llm.aborted == [request_id] == [core_id.removesuffix("-core")]
+        one.engine.watch.end_canary()
+        one.step(output(0, ends=True))
+        await task
+        # The next one comes to its end.
+        canary = asyncio.create_task(one.engine.generate_token())
+        [core_id] = await one.begun(1)
+        from vllm.v1.engine import EngineCoreOutput, FinishReason
+
+        one.step(EngineCoreOutput(core_id, [5], finish_reason=FinishReason.LENGTH))
+        await canary
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_a_grammar_that_cannot_be_compiled_is_the_requests_fault(has_begun: bool) -> None:
+    from vllm.sampling_params import StructuredOutputsParams
+    from vllm.v1.engine import EngineCoreOutput, FinishReason
+
+    async with harness() as one:
+        grammar = {"structured_outputs": StructuredOutputsParams(structural_tag="{}")}
+        task = asyncio.create_task(one.engine.generate(one.request(0, params=grammar)))
+        await one.begun(1)
+        if has_begun:
+            one.step(output(0, 11))
+            await one.frame()
+        one.step(EngineCoreOutput("r0-core", [], finish_reason=FinishReason.ERROR))
+        if has_begun:  # then it is something else, and the ingress sees what
+            [(_, _, last)] = await one.frame()
+            assert last.finish_reason is FinishReason.ERROR
+            assert await task == 1
+        else:
+            with pytest.raises(BadRequestError, match="could not be compiled within 60 s"):
+                await task
 
 
 async def test_graphs_are_checked_in_every_worker() -> None:

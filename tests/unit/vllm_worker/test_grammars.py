@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.grammars.text import with_valid_strings
 from serve_app.harmony.tokens import Vocabulary
+from serve_app.vllm_worker.compile_threads import CompileSlots, GrammarTimeoutError
 from serve_app.vllm_worker.grammars import IsolatedCompiler
 from tests.unit.harmony.grammar_walks import walks
 
@@ -38,8 +39,10 @@ class Compilers:
         return f"tag {tag}"
 
 
-def compiler(compilers: Compilers, max_kept_bytes: int = 1000) -> IsolatedCompiler:
-    return IsolatedCompiler(compilers, lambda tag: tag, len, max_kept_bytes)
+def compiler(
+    compilers: Compilers, max_kept_bytes: int = 1000, slots: CompileSlots | None = None
+) -> IsolatedCompiler:
+    return IsolatedCompiler(compilers, lambda tag: tag, len, max_kept_bytes, slots or CompileSlots(2))
 
 
 def test_each_grammar_has_its_compiler_and_is_kept() -> None:
@@ -90,6 +93,28 @@ def test_several_threads_wait_for_one_compiler(text: str) -> None:
         errors = [one.exception() for one in done]
     assert all(errors) if text == "bad" else not any(errors)
     assert text == "bad" or compilers.num_made == 1
+
+
+def test_who_waits_for_another_thread_holds_no_slot() -> None:
+    compilers = Compilers()
+    compilers.may_go_on.clear()
+    ours = compiler(compilers, slots=CompileSlots(2))
+    with ThreadPoolExecutor(9) as threads:
+        same = [threads.submit(ours.compile_grammar, "a") for _ in range(8)]
+        other = threads.submit(ours.compile_structural_tag, "b")
+        assert other.result(60) == "tag b"
+        assert not any(one.done() for one in same)
+        compilers.may_go_on.set()
+        assert {one.result(60) for one in same} == {"a"}
+
+
+def test_a_grammar_without_a_slot_is_tried_again_by_the_next_request() -> None:
+    compilers = Compilers()
+    slots = CompileSlots(1, max_slow=0, max_wait_s=0.01)
+    ours = compiler(compilers, slots=slots)
+    with slots.taken(), pytest.raises(GrammarTimeoutError):
+        ours.compile_grammar("a")
+    assert ours.compile_grammar("a") == "a"
 
 
 def test_strings_of_limited_length_are_corrected() -> None:
