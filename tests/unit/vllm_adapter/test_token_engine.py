@@ -20,6 +20,7 @@ from serve_app.errors import BadRequestError, IngressBlockedError, ServiceError
 from serve_app.transport import sockets
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
+from serve_app.vllm_worker import resumption
 from serve_app.vllm_worker.graph_report import GraphsMissingError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's
@@ -242,6 +243,26 @@ async def test_what_vllm_is_asked_for() -> None:
         assert one.arguments == ARGUMENTS
         one.step(output(5, ends=True))
         assert await task == 0
+
+
+async def test_an_answer_goes_on_behind_what_there_is_of_it() -> None:
+    async with harness() as one:
+        request = one.request(5, output_token_ids=[11, 12], params={"prompt_logprobs": 1})
+        task = asyncio.create_task(one.engine.generate(request))
+        while not one.llm.requests:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        [(prompt, params, _, _)] = one.llm.requests
+        assert prompt["prompt_token_ids"] == [1, 2, 3, 11, 12]
+        assert params.extra_args == {resumption.NUM_OUTPUT_TOKENS: 2}
+        assert params.max_tokens == 9  # of the whole answer
+        # The first engine has sent them.
+        assert params.prompt_logprobs is None
+        assert not params.skip_reading_prefix_cache
+        one.step(output(5, 13))
+        assert [position for _, position, _ in await one.frame()] == [2]
+        one.step(output(5, 14, ends=True))
+        assert [position for _, position, _ in await one.frame()] == [3]
+        assert await task == 4
 
 
 async def test_log_probabilities_go_to_the_ingress_and_not_to_vllms_own_output() -> None:
