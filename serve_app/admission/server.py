@@ -10,13 +10,15 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Collection
+from typing import Any, cast
 
 import msgspec
 import zmq
 
 from serve_app.admission.policy import Addressed, Admission
-from serve_app.admission.protocol import Message, Reason, Refused
+from serve_app.admission.protocol import Event, Message, Reason, Refused
 from serve_app.admission.timer import DeadlineTimer
+from serve_app.transport.connections import DOWN, RECONNECT_S
 from serve_app.transport.curve import CurveSockets
 
 logger = logging.getLogger("ray.serve")
@@ -44,7 +46,9 @@ class GateServer:
             max_message_bytes=MAX_MESSAGE_BYTES,
             heartbeat_ms=HEARTBEAT_MS,
             is_handed_over=True,
+            on_event=self._on_event,
         )
+        self._look_for_gone: asyncio.Handle | None = None
         self._refused: Counter[Reason] = Counter()
         self._say_refused_at = 0.0
         self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[Message])
@@ -72,8 +76,31 @@ class GateServer:
         for ingress, event in events:
             if isinstance(event, Refused):
                 self._note(event)
-            # Without a high-water mark it is sent at once.
-            self._socket.send_multipart([ingress, msgspec.msgpack.encode(event)])
+            self._reaches(ingress, event)
+
+    def _reaches(self, ingress: bytes, event: Event) -> bool:
+        """Sends an event. Returns whether there is a connection to the ingress."""
+        # Without a high-water mark it is sent at once, or never.
+        sending = self._socket.send_multipart([ingress, msgspec.msgpack.encode(event)])
+        return cast("asyncio.Future[Any]", sending).exception() is None
+
+    def _on_event(self, event: int) -> None:
+        """A connection stands, or has gone. It is not said whose."""
+        if event == DOWN:
+            self._stop_looking()
+            loop = asyncio.get_running_loop()
+            self._look_for_gone = loop.call_later(RECONNECT_S, self._forget_gone)
+
+    def _forget_gone(self) -> None:
+        """Forgets the ingresses that there is no connection to. One that lives joins when it comes back."""
+        for ingress, event in self._admission.signs_of_life():
+            if not self._reaches(ingress, event):
+                self._send(self._admission.forget(ingress, time.monotonic()))
+        self._timer.update()
+
+    def _stop_looking(self) -> None:
+        if self._look_for_gone:
+            self._look_for_gone.cancel()
 
     def _note(self, event: Refused) -> None:
         """One line for all refusals of a while."""
@@ -96,4 +123,5 @@ class GateServer:
         """Closes the port. Ingresses notice, and decide for themselves until there is another gate."""
         self.task.cancel()
         self._timer.cancel()
+        self._stop_looking()
         self._sockets.close()

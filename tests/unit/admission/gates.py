@@ -32,7 +32,7 @@ class Watched(Admission):
 
     def __init__(self, its_rules: Rules) -> None:
         super().__init__(its_rules)
-        self.num_joins = 0
+        self.num_joins = self.num_forgotten = 0
         self._changed = asyncio.Event()
 
     def handle(self, ingress: bytes, message: Message, now: float) -> list[Addressed]:
@@ -43,6 +43,11 @@ class Watched(Admission):
     def tick(self, now: float) -> list[Addressed]:
         self._changed.set()
         return super().tick(now)
+
+    def forget(self, ingress: bytes, now: float) -> list[Addressed]:
+        self.num_forgotten += 1
+        self._changed.set()
+        return super().forget(ingress, now)
 
     @property
     def counts(self) -> tuple[int, int]:

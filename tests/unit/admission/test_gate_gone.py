@@ -1,10 +1,16 @@
 """Gates and ingresses that go and come again, over real sockets on the loopback interface."""
 
 import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import msgspec
 import pytest
 
 from serve_app.admission import link, policy
+from serve_app.admission import server as server_module
 from serve_app.admission.protocol import (
     Admitted,
     Ask,
@@ -21,8 +27,13 @@ from serve_app.admission.protocol import (
     Unknown,
 )
 from serve_app.errors import KeyLimitError, OverloadedError
+from tests.network import Network
+from tests.services import ROOT
 from tests.unit.admission.gates import Dialogue, client_of, gate_of, joined, scripted_gate
+from tests.waiting import pass_until
 
+# How long an ingress has to come back: long for a busy machine, too.
+QUICK_RECONNECT_S = 1.0
 DEFAULT = Tier.DEFAULT
 TOLD = (Ask, Move, Release, Close, Lost, Join)
 KINDS = (*TOLD, Ping)
@@ -231,3 +242,110 @@ async def test_an_ingress_that_pings_is_not_forgotten(monkeypatch: pytest.Monkey
         await admission.until(lambda: known.heard_at > first + 1.5)
         assert admission.num_joins == 1
         assert admission.counts == (1, 0)
+
+
+@pytest.fixture
+def quick_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence tells nothing in these tests: nobody pings."""
+    monkeypatch.setattr(server_module, "RECONNECT_S", QUICK_RECONNECT_S)
+    monkeypatch.setattr(policy, "SILENCE_S", 3600.0)
+    monkeypatch.setattr(link, "PING_S", 3600.0)
+    monkeypatch.setattr(link, "SILENCE_S", 3600.0)
+
+
+@pytest.mark.usefixtures("quick_reconnect")
+async def test_the_slots_of_an_ingress_that_has_gone_are_free_and_others_notice_nothing() -> None:
+    async with (
+        gate_of("a", max_concurrent_requests=2) as (server, admission),
+        client_of(server) as (stays, _),
+    ):
+        kept = stays.ask("", DEFAULT, 1)
+        await kept.admitted()
+        async with client_of(server) as (goes, _):
+            lost = goes.ask("", DEFAULT, 3)
+            await lost.admitted()
+            waiting = stays.ask("", DEFAULT, 1)
+            await waiting.admitted()
+            slot = waiting.take_slot()
+            assert admission.counts == (2, 3)
+        assert await slot.granted() == "a"
+        assert admission.counts == (2, 0)
+        # Whoever lives was asked for a sign, and has not taken it for a loss.
+        slot.release(1)
+        await admission.until(lambda: admission.counts == (1, 0))
+        assert (admission.num_joins, admission.num_forgotten) == (2, 1)
+
+
+@pytest.mark.usefixtures("quick_reconnect")
+async def test_an_ingress_that_is_cut_off_for_a_moment_keeps_its_slots_and_for_longer_joins_again() -> None:
+    async with (
+        gate_of("a") as (server, admission),
+        Network.to(server.address) as (network, through),
+        client_of() as (client, where),
+    ):
+        where.is_at(through)
+        await admission.until(lambda: admission.num_joins == 1)
+        request = client.ask("", DEFAULT, 1)
+        await request.admitted()
+        grant = request.take_slot()
+        assert await grant.granted() == "a"
+        network.cut()
+        await asyncio.sleep(QUICK_RECONNECT_S / 10)
+        network.mend()
+        await asyncio.sleep(2 * QUICK_RECONNECT_S)
+        assert (admission.counts, admission.num_joins) == ((1, 0), 1)
+        network.cut()
+        await pass_until(lambda: admission.counts == (0, 0))
+        network.mend()
+        while admission.num_joins == 1:
+            client.lose("z")  # lost, as long as there is no connection
+            await asyncio.sleep(0.05)
+        assert admission.counts == (1, 0)
+        assert grant.replica == "a"
+
+
+BUSY = """
+import asyncio, sys, time
+import msgspec
+from serve_app.admission.protocol import Tier
+from serve_app.transport.curve import CurveAddress
+from tests.unit.admission.gates import Where, rules
+from serve_app.admission.client import GateClient
+
+async def main():
+    where = Where()
+    where.is_at(msgspec.json.decode(sys.argv[1], type=CurveAddress))
+    client = GateClient(rules(), where)
+    while not client.is_connected:
+        await asyncio.sleep(0.01)
+    await client.ask("", Tier.DEFAULT, 1).admitted()
+    time.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@contextmanager
+def process_of(code: str, *arguments: str) -> Iterator[None]:
+    """A process that is killed at the end."""
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.usefixtures("quick_reconnect")
+async def test_an_ingress_whose_event_loop_is_busy_is_not_taken_for_gone_and_one_that_is_killed_is() -> None:
+    async with gate_of("a") as (server, admission):
+        address = msgspec.json.encode(server.address).decode()
+        with process_of(BUSY, address):
+            await admission.until(lambda: admission.counts == (1, 0))
+            # Another one goes, and it is looked who is there.
+            async with client_of(server):
+                pass
+            await admission.until(lambda: admission.num_forgotten == 1)
+            assert admission.counts == (1, 0)
+        await admission.until(lambda: admission.num_forgotten == 2)
+        assert admission.counts == (0, 0)

@@ -21,6 +21,7 @@ from serve_app.transport import connections, sockets
 from serve_app.transport.curve import CurveAddress
 from serve_app.transport.sockets import FrameReceiver, FrameSender
 from tests.examples import num_examples
+from tests.network import Network
 from tests.waiting import pass_until
 
 Tokens = list[int]
@@ -121,62 +122,6 @@ async def expect_tokens(receiver: FrameReceiver, sequence: int, num_tokens: int)
         num_tokens -= len(tokens)
         if num_tokens <= 0:
             return
-
-
-class Network:
-    """A connection through a proxy that can be cut and mended."""
-
-    def __init__(self) -> None:
-        self._server: asyncio.Server
-        self._to: CurveAddress
-        self._writers: set[asyncio.StreamWriter] = set()
-        self.is_cut = False
-
-    @classmethod
-    @asynccontextmanager
-    async def to(cls, address: CurveAddress) -> AsyncIterator[tuple[Network, CurveAddress]]:
-        """The network and the address that goes through it."""
-        network = cls()
-        network._to = address
-        network._server = await asyncio.start_server(network._connect, "127.0.0.1", 0)
-        port = network._server.sockets[0].getsockname()[1]
-        try:
-            yield network, CurveAddress(f"tcp://127.0.0.1:{port}", address.key)
-        finally:
-            network._server.close()
-            network.cut()
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.is_cut:
-            writer.close()
-            return
-        host, _, port = self._to.endpoint.removeprefix("tcp://").rpartition(":")
-        try:
-            far_reader, far_writer = await asyncio.open_connection(host, int(port))
-        except OSError:
-            writer.close()
-            return
-        self._writers |= {writer, far_writer}
-        await asyncio.gather(self._pass_on(reader, far_writer), self._pass_on(far_reader, writer))
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while content := await reader.read(1 << 16):
-                writer.write(content)
-                await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
-            self._writers.discard(writer)
-
-    def cut(self) -> None:
-        self.is_cut = True
-        for writer in list(self._writers):
-            writer.transport.abort()
-
-    def mend(self) -> None:
-        self.is_cut = False
 
 
 async def test_sequences_of_an_ingress_that_has_closed_end_and_others_go_on() -> None:
