@@ -53,11 +53,11 @@ def draw(result: Mapping[str, Any]) -> str:
     ]
     counts = {name.value: f"{name.value}: {result['outcomes'][name]:,}" for name in COLORS}
     lines += _legend(50, [(color, counts[name.value]) for name, color in COLORS.items()])
-    lines += _marks(result["faults"], minutes, height)
     lines += _ended(timeline, minutes)
     top = TOP + ENDED + GAP
     lines += _pauses(timeline, minutes, top)
     lines += _memory(timeline["rss_mib"], minutes, top + PAUSE + GAP)
+    lines += _marks(result["faults"], minutes, height)
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 

@@ -31,6 +31,7 @@ BUCKET = "bucket"
 # The tokenizer takes 27 MiB, and staging leaves 256 MiB in reserve.
 DISK_BYTES = 320 << 20
 START_TIMEOUT_S = 420
+NODE_ATTEMPTS = 3
 OBJECT_STORE_BYTES = 80_000_000
 # Some of Ray's processes take no less than half a second to answer on two busy cores.
 POLL_S = 0.25
@@ -100,6 +101,8 @@ class Service:
             # Nobody else can reach it: it is in a network of its own, or on loopback.
             "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
+            # On a busy machine; Ray itself waits for half a minute.
+            "RAY_raylet_start_wait_time_s": "120",
             # Others' memory is none of this cluster's business.
             "RAY_memory_monitor_refresh_ms": "0",
             "VLLM_NO_USAGE_STATS": "1",
@@ -149,8 +152,14 @@ class Service:
         if node != self.nodes[0]:
             where = [f"--address={self.address}"]
         options = [f"--node-ip-address={node}", "--num-cpus=1", f"--object-store-memory={OBJECT_STORE_BYTES}"]
-        # One after the other: two that start at once take the same name for a socket.
-        self._run("ray", "start", "--disable-usage-stats", *where, *options)
+        for attempt in range(NODE_ATTEMPTS):
+            try:
+                # One after the other: two that start at once take the same name for a socket.
+                return self._run("ray", "start", "--disable-usage-stats", *where, *options)
+            except NotReadyError:
+                if attempt + 1 == NODE_ATTEMPTS:
+                    raise
+        return None
 
     def start_s3(self) -> None:
         """Its files outlive it."""
