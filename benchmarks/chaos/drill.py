@@ -124,7 +124,7 @@ async def _during(clients: Clients, number: int, doing: Any) -> None:
 
 
 async def _faults(service: Service, plan: Plan, found: Found) -> None:
-    now_s, injection = found.clients.now_s, Injection(service)
+    now_s, injection = found.clients.now_s, Injection(service, found.clients.now_s)
     for planned in schedule(plan.seed, plan.duration_s, plan.spacing_s, plan.kinds):
         if now_s() > plan.duration_s:
             found.missed.append(f"{planned.kind.name}: the time was up")
@@ -136,25 +136,25 @@ async def _faults(service: Service, plan: Plan, found: Found) -> None:
 
 async def _fault(planned: Planned, injection: Injection, found: Found) -> None:
     now_s = found.clients.now_s
-    at_s = now_s()
     try:
-        target, undo = await asyncio.to_thread(injection.do, planned)
+        hit = await asyncio.to_thread(injection.do, planned)
     except NoTargetError as error:
         found.missed.append(f"{planned.kind.name}: {error}")
-        say(f"{at_s:7.1f} s  {planned.kind.name}: {error}")
+        say(f"{now_s():7.1f} s  {planned.kind.name}: {error}")
         return
-    fault = Fault(planned.kind, target, at_s)
+    fault = Fault(planned.kind, hit.target, hit.at_s, now_s())
     found.faults.append(fault)
-    if undo and planned.lasts_s:
+    if hit.undo and planned.lasts_s:
         await asyncio.sleep(planned.lasts_s)
-        await asyncio.to_thread(undo)
+        await asyncio.to_thread(hit.undo)
         fault.healed_s = now_s()
     lacking = await found.watch.until_whole(RECOVERY_TIMEOUT_S)
     if lacking:
-        found.lost.append(f"{planned.kind.name} at {at_s:.0f} s: {lacking}")
+        found.lost.append(f"{planned.kind.name} at {fault.at_s:.0f} s: {lacking}")
     else:
         fault.recovered_s = now_s()
-    say(f"{at_s:7.1f} s  {planned.kind.name}: {target}; {lacking or f'whole after {now_s() - at_s:.1f} s'}")
+    after = lacking or f"whole after {now_s() - fault.at_s:.1f} s"
+    say(f"{fault.at_s:7.1f} s  {planned.kind.name}: {fault.target}; {after}")
 
 
 async def _work_when_settled(probe: Probe) -> Any:

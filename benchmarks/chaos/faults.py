@@ -94,6 +94,7 @@ class Fault:
     kind: Kind
     target: str
     at_s: float
+    done_s: float  # when what it has killed was gone
     healed_s: float | None = None
     recovered_s: float | None = None
 
@@ -101,8 +102,8 @@ class Fault:
         """Whether it may have ended a request. `is_connection`: the service itself has said nothing."""
         if self.kind.cost is Cost.NOTHING or not is_connection:
             return False
-        if sent_s <= self.at_s:
-            return self.at_s <= ended_s <= self.at_s + NOTICED_WITHIN_S
+        if sent_s <= self.done_s:
+            return self.at_s <= ended_s <= self.done_s + NOTICED_WITHIN_S
         if self.kind.cost is Cost.OPEN:
             return False
         return self.recovered_s is None or sent_s <= self.recovered_s

@@ -7,15 +7,16 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from benchmarks.chaos import network, processes
-from benchmarks.chaos.faults import Kind, Need
+from benchmarks.chaos.faults import Need
 from benchmarks.chaos.processes import Process
 from benchmarks.chaos.schedule import Planned
-from benchmarks.chaos.service import Service
+from benchmarks.chaos.service import NotReadyError, Service
 from benchmarks.chaos.shape import VLLM
 
 SLOW_ENGINES, SLOW_GATE = "128kbit", "8kbit"
@@ -29,6 +30,15 @@ ROLES = {
     "proxy": processes.PROXY,
 }
 Undo = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What a fault has hit, in words, when, and what undoes it."""
+
+    target: str
+    at_s: float
+    undo: Undo | None = None
 
 
 class NoTargetError(Exception):
@@ -50,72 +60,77 @@ def abilities(service: Service) -> set[Need]:
 class Injection:
     """Does faults to one service."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Service, now_s: Callable[[], float]) -> None:
+        self._service, self._now_s = service, now_s
 
-    def do(self, planned: Planned) -> tuple[str, Undo | None]:
-        """Returns what was hit, in words, and what undoes it. Raises `NoTargetError`."""
+    def do(self, planned: Planned) -> Hit:
+        """Returns when it has happened. Raises `NoTargetError`."""
         verb, _, what = planned.kind.name.partition("-")
-        others: dict[str, Callable[[Planned], tuple[str, Undo | None]]] = {
+        others: dict[str, Callable[[float], Hit]] = {
             "kill-node": self._kill_node,
             "full-disk": self._full_disk,
             "s3-away": self._s3_away,
             "clock-jump": self._clock_jump,
         }
         if other := others.get(planned.kind.name):
-            return other(planned)
+            return other(planned.pick)
         if verb in ("cut", "slow"):
-            return self._network(verb, what)
-        return self._signal(planned.kind, planned.pick)
+            return self._degrade(verb, what)
+        target = one_of(self._service.processes.of(ROLES[what]), planned.pick)
+        return self._kill(target) if verb == "kill" else self._stop(target)
 
-    def _signal(self, kind: Kind, pick: float) -> tuple[str, Undo | None]:
-        verb, _, what = kind.name.partition("-")
-        target = one_of(self._service.processes.of(ROLES[what]), pick)
-        if verb == "kill":
-            kill(target.pid)
-            return words(target), None
+    def _kill(self, target: Process) -> Hit:
+        at_s = self._now_s()
+        kill(target.pid)
+        return Hit(words(target), at_s)
+
+    def _stop(self, target: Process) -> Hit:
+        at_s = self._now_s()
         os.kill(target.pid, signal.SIGSTOP)
-        return words(target), lambda: resume(target.pid)
+        return Hit(words(target), at_s, lambda: resume(target.pid))
 
-    def _network(self, verb: str, what: str) -> tuple[str, Undo]:
-        of = self._service.processes.of
+    def _degrade(self, verb: str, what: str) -> Hit:
         other = processes.REPLICA if what == "engines" else processes.GATE
-        ports = network.ports_between(
-            [one.pid for one in of(processes.INGRESS)], [one.pid for one in of(other)]
-        )
+        pids = [[one.pid for one in self._service.processes.of(role)] for role in (processes.INGRESS, other)]
+        ports = network.ports_between(*pids)
         if not ports:
             raise NoTargetError(f"no connections between ingress and {other}")
         slow = SLOW_ENGINES if what == "engines" else SLOW_GATE
+        at_s = self._now_s()
         network.degrade(sorted(ports), network.CUT if verb == "cut" else slow)
-        return f"{len(ports)} ports between ingress and {other}", network.heal
+        return Hit(f"{len(ports)} ports between ingress and {other}", at_s, network.heal)
 
-    def _kill_node(self, planned: Planned) -> tuple[str, Undo]:
+    def _kill_node(self, pick: float) -> Hit:
         workers = self._service.nodes[1:]
         raylets = [one for one in self._service.processes.of(processes.RAYLET) if one.node in workers]
-        target = one_of(raylets, planned.pick)
-        kill(target.pid)
-        return f"the raylet of {target.node}", lambda: self._service.start_node(target.node)
+        target = one_of(raylets, pick)
+        hit = self._kill(target)
+        return replace(hit, target=f"the raylet of {target.node}", undo=lambda: self._start_node(target.node))
 
-    def _full_disk(self, planned: Planned) -> tuple[str, Undo]:
+    def _start_node(self, node: str) -> None:
+        # Who finds that a node is missing says so.
+        with contextlib.suppress(NotReadyError):
+            self._service.start_node(node)
+
+    def _full_disk(self, pick: float) -> Hit:
         filling = self._service.staging / "filling"
         fill(filling)
-        target = self._kill_ingress(planned)
-        return f"the staging folder, and {target}", filling.unlink
+        hit = self._kill_ingress(pick)
+        return replace(hit, target=f"the staging folder, and {hit.target}", undo=filling.unlink)
 
-    def _s3_away(self, planned: Planned) -> tuple[str, Undo]:
+    def _s3_away(self, pick: float) -> Hit:
         self._service.stop_s3()
-        return f"S3, and {self._kill_ingress(planned)}", self._service.start_s3
+        hit = self._kill_ingress(pick)
+        return replace(hit, target=f"S3, and {hit.target}", undo=self._service.start_s3)
 
-    def _kill_ingress(self, planned: Planned) -> str:
-        target = one_of(self._service.processes.of(processes.INGRESS), planned.pick)
-        kill(target.pid)
-        return words(target)
+    def _kill_ingress(self, pick: float) -> Hit:
+        return self._kill(one_of(self._service.processes.of(processes.INGRESS), pick))
 
-    def _clock_jump(self, planned: Planned) -> tuple[str, Undo]:
-        del planned
-        clock = self._service.clock
+    def _clock_jump(self, pick: float) -> Hit:
+        del pick
+        clock, at_s = self._service.clock, self._now_s()
         clock.write_text(f"{CLOCK_JUMP}\n")
-        return f"the clock, {CLOCK_JUMP} s", lambda: _set_back(clock)
+        return Hit(f"the clock, {CLOCK_JUMP} s", at_s, lambda: _set_back(clock))
 
 
 def one_of(targets: Sequence[Process], pick: float) -> Process:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.chaos.probe ADDRESS
 
-Answers each line of its input with a line of JSON. A process of its own, since Ray may take one down that
-holds results of a replica that has died.
+Answers each line of its input, a number and what is asked, with a line of JSON. A process of its own, since
+Ray may take one down that holds results of a replica that has died.
 """
 
 from __future__ import annotations
@@ -56,15 +56,16 @@ def main() -> None:
     ray.init(address=sys.argv[1], namespace="serve", log_to_driver=False)
     engine = next(name for name in replicas() if name not in ("Ingress", "Gate"))
     for line in sys.stdin:
-        what = line.strip()
+        number, _, what = line.strip().partition(" ")
         try:
             if what == "replicas":
                 answer: Any = replicas()
             else:
                 answer = load() if what == "load" else open_work(engine)
-            print(json.dumps({"answer": answer}), flush=True)
+            print(json.dumps({"number": int(number), "answer": answer}), flush=True)
         except Exception as error:  # whatever Ray has to say of a service that is broken
-            print(json.dumps({"error": f"{type(error).__name__}: {error}"[:500]}), flush=True)
+            words = f"{type(error).__name__}: {error}"[:500]
+            print(json.dumps({"number": int(number), "error": words}), flush=True)
 
 
 if __name__ == "__main__":

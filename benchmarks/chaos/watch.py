@@ -31,6 +31,7 @@ class Probe:
         self._service = service
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
+        self._number = 0
 
     async def ask(self, what: str) -> Any:
         """Returns what the probe finds. Raises `ProbeError`."""
@@ -68,9 +69,13 @@ class Probe:
             )
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(f"{what}\n".encode())
+        self._number += 1
+        self._process.stdin.write(f"{self._number} {what}\n".encode())
         await self._process.stdin.drain()
-        return await self._process.stdout.readline()
+        # Who asked before may not have waited for the answer.
+        while (line := await self._process.stdout.readline()) and _number_of(line) != self._number:
+            pass
+        return line
 
     async def _end(self) -> None:
         if self._process:
@@ -78,6 +83,11 @@ class Probe:
                 self._process.kill()
             await self._process.wait()
             self._process = None
+
+
+def _number_of(line: bytes) -> int:
+    number: int = json.loads(line)["number"]
+    return number
 
 
 def without_fast_paths(environment: Mapping[str, str]) -> dict[str, str]:

@@ -67,18 +67,20 @@ class TestFaults:
 
     @pytest.mark.parametrize("kind", [kind for kind in ALL if kind.cost is Cost.NOTHING])
     def test_what_costs_nothing_explains_nothing(self, kind: Any) -> None:
-        assert not Fault(kind, "", 10.0).explains(5.0, 10.1, is_connection=True)
+        assert not Fault(kind, "", 10.0, 10.0).explains(5.0, 10.1, is_connection=True)
 
     def test_an_ingress_explains_what_was_open_and_ended_with_it(self) -> None:
-        fault = Fault(KINDS["kill-ingress"], "", 10.0, recovered_s=30.0)
+        fault = Fault(KINDS["kill-ingress"], "", 10.0, 10.0, recovered_s=30.0)
         assert fault.explains(5.0, 10.1, is_connection=True)
         assert not fault.explains(5.0, 10.1, is_connection=False), "an error of the service itself"
         assert not fault.explains(5.0, 9.9, is_connection=True), "before it"
         assert not fault.explains(10.1, 10.2, is_connection=True), "another ingress was there"
-        assert not fault.explains(5.0, 10.1 + NOTICED_WITHIN_S, is_connection=True), "the other one's"
+        fault.done_s = 10.2
+        assert fault.explains(10.1, 10.2, is_connection=True), "it had not gone yet"
+        assert not fault.explains(5.0, 10.3 + NOTICED_WITHIN_S, is_connection=True), "the other one's"
 
     def test_the_proxy_explains_all_until_it_is_back(self) -> None:
-        fault = Fault(KINDS["kill-proxy"], "", 10.0)
+        fault = Fault(KINDS["kill-proxy"], "", 10.0, 10.0)
         assert fault.explains(12.0, 12.0, is_connection=True)
         fault.recovered_s = 11.0
         assert not fault.explains(12.0, 12.0, is_connection=True)
@@ -273,18 +275,18 @@ class TestVerdicts:
         assert verdict(attempt(End.LEFT), RIGHT, []).outcome is Outcome.LEFT
 
     def test_a_cut_stream(self) -> None:
-        ingress, engine = (Fault(KINDS[name], "", 10.0) for name in ("kill-ingress", "kill-replica"))
+        ingress, engine = (Fault(KINDS[name], "", 10.0, 10.0) for name in ("kill-ingress", "kill-replica"))
         assert verdict(attempt(End.CUT), RIGHT, [engine]).outcome is Outcome.UNEXPLAINED
         found = verdict(attempt(End.CUT), RIGHT, [engine, ingress])
         assert (found.outcome, found.fault) == (Outcome.EXPLAINED, ingress)
 
     @pytest.mark.parametrize("end", [End.EVENT, End.SILENT])
     def test_what_no_fault_explains(self, end: End) -> None:
-        faults = [Fault(kind, "", 10.0) for kind in ALL]
+        faults = [Fault(kind, "", 10.0, 10.0) for kind in ALL]
         assert verdict(attempt(end), RIGHT, faults).outcome is Outcome.UNEXPLAINED
 
     def test_a_status_of_the_proxy_and_one_of_the_service(self) -> None:
-        faults = [Fault(KINDS["kill-ingress"], "", 10.0)]
+        faults = [Fault(KINDS["kill-ingress"], "", 10.0, 10.0)]
         of_proxy = attempt(End.STATUS, status=502, is_of_service=False)
         assert verdict(of_proxy, RIGHT, faults).outcome is Outcome.EXPLAINED
         of_service = attempt(End.STATUS, status=503)
