@@ -32,8 +32,12 @@ MAX_DEPTH = 32
 
 # What xgrammar's EBNF calls rules that match special tokens, or any bytes.
 _TOKEN_RULES = {"Token", "ExcludeToken", "AnyTokens", "TagDispatch", "TokenTagDispatch"}
-# Literals, classes and comments are skipped; what is left is looked at word by word.
-_EBNF_PART = re.compile(r'"(?:[^"\\\n]|\\.)*"|\[(?:[^\]\\]|\\.)*\]|#[^\n]*|(?P<word>[A-Za-z_]\w*)(?=\s*\()')
+# Literals, classes and comments are skipped; what is left is looked at word by word. Nothing is given back
+# and tried again (`*+`), and what is never closed is taken to its end: the time is linear in any text.
+_EBNF_PART = re.compile(
+    r'"(?:[^"\\\n]|\\.)*+(?:"|(?P<quote>\\?+))|\[(?:[^\]\\]|\\.)*+(?:\]|(?P<bracket>\\?+))|#[^\n]*+'
+    r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*+)(?=(?P<call>\s*+\()?)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,10 @@ def _grammar(value: Any) -> Format:
     if lark.is_lark(text):
         text = lark.to_ebnf(text)
     for part in _EBNF_PART.finditer(text):
-        if part["word"] in _TOKEN_RULES:
+        for name in ("quote", "bracket"):
+            if part[name] is not None:
+                raise _refusal(f"the grammar has a {name} that is not closed")
+        if part["call"] is not None and part["word"] in _TOKEN_RULES:
             raise _refusal(f"the grammar uses {part['word']}, which could match special tokens")
     return {"type": "grammar", "grammar": text}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -9,16 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from serve_app.answers.answer import AnswerReader
 from serve_app.answers.items import Finish
 from serve_app.answers.offer import Offer
 from serve_app.errors import BadRequestError
-from serve_app.harmony.content_format import SPECIAL_NAMES
+from serve_app.harmony.content_format import SPECIAL_NAMES, xgrammar_format
 from serve_app.harmony.conversation import Tool
 from serve_app.harmony.grammar import ContentFormat, ToolChoice, structural_tag
 from serve_app.harmony.tokens import FIRST_SPECIAL, Vocabulary
+from tests.costs import check_linear
+from tests.examples import examples
 from tests.unit.answers.folding import Answer, Item, fold
 from tests.unit.harmony.grammar_walks import Walk, walks
 
@@ -276,3 +281,46 @@ def test_names_of_token_rules_may_be_text() -> None:
 def test_special_tokens_have_the_names_that_free_text_excludes() -> None:
     for name in Vocabulary.load().token_bytes[FIRST_SPECIAL:]:
         assert any(name.decode().startswith(excluded) for excluded in SPECIAL_NAMES), name
+
+
+@examples(60)
+@given(
+    st.lists(st.sampled_from([*"\"'[]\\#(:=| \n", "a", "Token", "//"]), min_size=1, max_size=3).map("".join)
+)
+def test_a_grammar_is_looked_through_in_linear_time(unit: str) -> None:
+    """Whatever it is made of: literals and classes that are not closed, words, spaces, backslashes."""
+
+    def look(size: int) -> Callable[[], None]:
+        texts = [f"{head}{unit * (size // len(unit))}" for head in ('root ::= "a" ', 'start: "a" ')]
+
+        def work() -> None:
+            for text in texts:
+                with contextlib.suppress(BadRequestError):
+                    xgrammar_format(ContentFormat("grammar", text))
+
+        return work
+
+    check_linear(look, 4_000)
+
+
+@pytest.mark.parametrize(
+    "grammar", ['root ::= "a', 'root ::= "a\\', "root ::= [a", "root ::= [a\\", 'root ::= "a\n" Token(1)']
+)
+def test_what_is_not_closed_is_refused(grammar: str) -> None:
+    with pytest.raises(BadRequestError, match="is not closed"):
+        xgrammar_format(ContentFormat("grammar", grammar))
+
+
+@pytest.mark.parametrize(
+    "call", ["Token(1)", "Token \n (1)", "éToken(1)", "1Token(1)", '"a"Token(1)', "[a]Token(1)"]
+)
+def test_a_rule_for_tokens_is_found(call: str) -> None:
+    with pytest.raises(BadRequestError, match="could match special tokens"):
+        xgrammar_format(ContentFormat("grammar", f"root ::= {call}"))
+
+
+@pytest.mark.parametrize(
+    "text", ['"Token(1)"', "[Token(1)]", "Tokens (1)", 'Token "("', "# Token(1)", "aToken(1)"]
+)
+def test_what_only_looks_like_one_passes(text: str) -> None:
+    assert xgrammar_format(ContentFormat("grammar", f"root ::= {text}"))["type"] == "grammar"
