@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from serve_app.api.fields import decode_json
 from serve_app.api.schemas.validation import check_format_schema
 from serve_app.errors import BadRequestError
 from serve_app.harmony.grammar import ContentFormat
@@ -57,7 +58,7 @@ def _object(value: str | dict[str, Any], param: str) -> dict[str, Any]:
     if not isinstance(value, str):
         return value
     try:
-        decoded = msgspec.json.decode(value)
+        decoded = decode_json(value)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         raise BadRequestError(f"{param} is not valid JSON", param) from None
     if not isinstance(decoded, dict):

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from serve_app.api.fields import decode_json
 from serve_app.api.messages.events import (
     Block,
     BlockDelta,
@@ -85,7 +86,7 @@ _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 def object_of(text: str) -> dict[str, Any] | None:
     """Returns the JSON object that arguments are, or None if not every client can read them as one."""
     try:
-        value = msgspec.json.decode(text)
+        value = decode_json(text)
     except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
         return None
     is_flat = text.count("{") + text.count("[") <= MAX_DEPTH or _depth(text) <= MAX_DEPTH

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from serve_app.api.fields import quoted
+from serve_app.api.fields import decode_json, quoted
 from serve_app.api.schemas.keywords import (
     CHECKS,
     NEWER_DRAFTS,
@@ -92,7 +92,7 @@ def _first_problem(schema: Any, is_format: bool) -> Problem | None:
 
 @functools.lru_cache(maxsize=1024)
 def _find(encoded: bytes, is_format: bool) -> Problem | None:
-    root = msgspec.json.decode(encoded)
+    root = decode_json(encoded)
     is_newer = _is_newer_draft(root)
     stack = [_Place(root, None, (), 0)]
     num_schemas = 0
