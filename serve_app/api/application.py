@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
@@ -11,8 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from serve_app.api.body_limit import BodyLimit
-from serve_app.api.error_forms import ANTHROPIC_ID, OPENAI_ID, error_response
-from serve_app.errors import ServiceError
+from serve_app.api.error_forms import ANTHROPIC_ID, OPENAI_ID, error_response, new_request_id
+from serve_app.errors import UNFORESEEN, ServiceError, may_be_quoted
+
+logger = logging.getLogger("ray.serve")
 
 GET = ["GET", "HEAD"]
 # What a page may read of an answer besides its body.
@@ -74,13 +77,14 @@ async def _service_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    ours = ServiceError(error.detail)
-    ours.status = HTTPStatus(error.status_code)
+    status = HTTPStatus(error.status_code)
+    ours = ServiceError(error.detail if may_be_quoted(error.detail) else status.phrase)
+    ours.status = status
     return error_response(request.url.path, ours, error.headers)
 
 
 async def _unforeseen_error(request: Request, error: Exception) -> JSONResponse:
-    # Starlette raises it once more, for the log.
-    return error_response(
-        request.url.path, ServiceError("an unforeseen error; the log of the service has it")
-    )
+    # Starlette raises it once more, and Serve logs it without an id.
+    request_id = new_request_id()
+    logger.error("request %s on %s failed", request_id, request.url.path, exc_info=error)
+    return error_response(request.url.path, ServiceError(UNFORESEEN), request_id=request_id)

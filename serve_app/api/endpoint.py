@@ -21,7 +21,7 @@ from serve_app.api.error_forms import ErrorForm, new_request_id
 from serve_app.api.exchange import Exchange
 from serve_app.api.fields import check_values, read_body
 from serve_app.api.generation import Generator, Run
-from serve_app.errors import BadRequestError, EngineFailedError, ServiceError
+from serve_app.errors import UNFORESEEN, BadRequestError, EngineFailedError, ServiceError
 
 logger = logging.getLogger("ray.serve")
 
@@ -99,9 +99,7 @@ class Endpoint:
             await self._fail(request, run, error)
         except Exception:
             logger.exception("request %s on %s failed", request.id, request.path)
-            await self._fail(
-                request, run, EngineFailedError("an unforeseen error; the log of the service has it")
-            )
+            await self._fail(request, run, EngineFailedError(UNFORESEEN))
         finally:
             if run:
                 run.close()

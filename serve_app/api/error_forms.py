@@ -39,11 +39,13 @@ def new_request_id() -> str:
     return f"req_{uuid.uuid4().hex}"
 
 
-def error_response(path: str, error: ServiceError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Returns the response to a request to `path` that no `Endpoint` has answered, with an id of its own."""
+def error_response(
+    path: str, error: ServiceError, headers: Mapping[str, str] | None = None, request_id: str | None = None
+) -> JSONResponse:
+    """Returns the response to a request to `path` that no `Endpoint` has answered, with a new id or this."""
     is_anthropic = path.startswith(ANTHROPIC_PATH)
     form, id_header = (anthropic_form, ANTHROPIC_ID) if is_anthropic else (openai_form, OPENAI_ID)
-    request_id = new_request_id()
+    request_id = request_id or new_request_id()
     said = {id_header: request_id, **(headers or {})}
     if (after := retry_after(error)) is not None:
         said["retry-after"] = after

@@ -27,6 +27,7 @@ from typing import Any, BinaryIO
 import msgspec
 import numpy as np
 
+from serve_app.errors import may_be_quoted
 from serve_app.grammars.text import with_valid_strings
 
 SAMPLING = 64
@@ -51,6 +52,7 @@ MAX_NESTING = 80
 TOO_DEEP = f"its objects and lists nest too deeply: with those around them, more than {MAX_NESTING} levels"
 TOO_LARGE = "it takes too much memory"
 TOO_SLOW = "it takes too long at each token"
+NOT_UNDERSTOOD = "it is not understood"
 NO_TEXT = "a text can come to a point where nothing fits it"
 
 _FRAME = struct.Struct(">I")
@@ -119,7 +121,7 @@ class Compiler:
         except MemoryError:
             return TOO_LARGE
         except Exception as error:  # whatever xgrammar says no with
-            return _plain(str(error))
+            return _plain(str(error)) if type(error) is RuntimeError else NOT_UNDERSTOOD
         if grammar.memory_size_bytes() > MAX_GRAMMAR_BYTES:
             return TOO_LARGE
         if not self._can_end(grammar):
@@ -212,8 +214,9 @@ def _enter_content(matcher: Any, vocabulary: Vocabulary) -> None:
 
 def _plain(error: str) -> str:
     """What xgrammar says, without where in its code it says so."""
-    lines = _PREFIX.sub("", error).strip().splitlines()
-    return lines[0].strip().rstrip(".")[:_MAX_PROBLEM_CHARS] if lines else "it is not understood"
+    first = _PREFIX.sub("", error).strip().partition("\n")[0]
+    words = first.strip().rstrip(".")[:_MAX_PROBLEM_CHARS]
+    return words if may_be_quoted(words) else NOT_UNDERSTOOD
 
 
 def load_xgrammar() -> Any:

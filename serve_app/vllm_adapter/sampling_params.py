@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +16,10 @@ from vllm.exceptions import VLLMClientError
 from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
 from serve_app.api.sampling import Sampling
-from serve_app.errors import BadRequestError
+from serve_app.errors import BadRequestError, may_be_quoted
 from serve_app.harmony.tokens import Vocabulary
+
+logger = logging.getLogger("ray.serve")
 
 GENERATION_CONFIG = "generation_config.json"
 # What a checkpoint's generation config may set, as in vLLM's `ModelConfig.get_diff_sampling_param`.
@@ -89,7 +92,7 @@ class SamplingParamsEncoder:
         except VLLMClientError as error:
             raise client_error(error) from None
         except (ValueError, TypeError) as error:
-            raise BadRequestError(str(error), _named_in(str(error))) from None
+            raise _refusal(str(error), _named_in(str(error))) from None
         try:
             msgspec.msgpack.encode(params)
         except OverflowError:  # a token of `logit_bias`, a text until now
@@ -140,7 +143,15 @@ def _check_room(sampling: Sampling, num_bytes: int) -> None:
 def client_error(error: VLLMClientError) -> BadRequestError:
     """Returns what vLLM says of a request that it refuses, without the value, which may be long."""
     message = str(error.args[0]) if error.args else str(error)
-    return BadRequestError(message, getattr(error, "parameter", None) or _named_in(message))
+    parameter = getattr(error, "parameter", None)
+    return _refusal(message, parameter if parameter in Sampling.__struct_fields__ else _named_in(message))
+
+
+def _refusal(message: str, param: str | None) -> BadRequestError:
+    if may_be_quoted(message):
+        return BadRequestError(message, param)
+    logger.warning("vLLM refuses a request, in words that no client is told: %s", message)
+    return BadRequestError(f"vLLM does not accept {param or 'this request'}", param)
 
 
 def _named_in(message: str) -> str | None:

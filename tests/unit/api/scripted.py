@@ -29,7 +29,7 @@ from serve_app.api.routes import Service as ServiceFacts
 from serve_app.api.routes import add_routes
 from serve_app.api.sampling import Sampling
 from serve_app.api.sealing import Sealer
-from serve_app.errors import EngineFailedError, ServiceError
+from serve_app.errors import UNFORESEEN, EngineFailedError, ServiceError
 from serve_app.harmony import tokens
 from serve_app.harmony.tokens import Vocabulary
 from tests import asgi
@@ -175,8 +175,8 @@ class ScriptedEngines:
             self._end(one, inbox)
         except ServiceError as error:
             inbox.fail(error)
-        except Exception as error:
-            inbox.fail(EngineFailedError(f"engine failure: {error}"))
+        except Exception:
+            inbox.fail(EngineFailedError(UNFORESEEN))
 
     async def _say(self, one: Started, inbox: Inbox, ids: list[int]) -> None:
         for begin in range(0, len(ids), self.tokens_per_step):

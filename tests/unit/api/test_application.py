@@ -9,7 +9,7 @@ import pytest
 from fastapi import HTTPException
 
 from serve_app.api.application import new_app
-from serve_app.errors import OverloadedError
+from serve_app.errors import UNFORESEEN, OverloadedError
 from tests.asgi import request
 
 MAX_BODY_BYTES = 1000
@@ -46,7 +46,7 @@ async def test_errors_of_any_route_have_the_apis_form(
     answer = await request(app, "GET", path)
     body: dict[str, Any] = answer.json()
     assert answer.status_code == status
-    message = "an unforeseen error; the log of the service has it" if status == 500 else str(error)
+    message = UNFORESEEN if status == 500 else str(error)
     assert body["error"]["message"] == (error.detail if isinstance(error, HTTPException) else message)
     is_anthropic = path.startswith("/v1/messages")
     assert answer.headers["request-id" if is_anthropic else "x-request-id"].startswith("req_")
