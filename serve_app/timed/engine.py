@@ -52,26 +52,28 @@ class TimedEngine:
         self._health = EngineHealth(self, config.engine.stall_timeout_s)
 
     async def generate(self, request: GenerateRequest) -> int:
-        """Sends the tokens of `request` to its ingress, returns their number. Cancelling the call aborts."""
+        """Sends the tokens of `request` to its ingress, returns their number. Cancelling the call aborts.
+
+        Raises `IngressLostError` when the ingress is gone.
+        """
         answer = Answer(request, self._vocabulary)
-        link = self._sender.open(request.reply_to)
-        ours = _Request(request, answer, link)
-        self._waiting.append(ours)
-        self.watch.begin()
-        if self._stepper is None:
-            self._stepper = asyncio.create_task(self._run())
-        try:
-            await ours.done
-        finally:
-            self.watch.end()
-            self._running.pop(ours, None)
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(ours)
-            self._sender.release(link)
-            if self._record:
-                self._record.write(ours, self._clock)
-                if not self._running and not self._waiting:
-                    self._record.flush()
+        async with self._sender.link(request.reply_to) as link:
+            ours = _Request(request, answer, link)
+            self._waiting.append(ours)
+            self.watch.begin()
+            if self._stepper is None:
+                self._stepper = asyncio.create_task(self._run())
+            try:
+                await ours.done
+            finally:
+                self.watch.end()
+                self._running.pop(ours, None)
+                with contextlib.suppress(ValueError):
+                    self._waiting.remove(ours)
+                if self._record:
+                    self._record.write(ours, self._clock)
+                    if not self._running and not self._waiting:
+                        self._record.flush()
         return answer.position
 
     async def _run(self) -> None:

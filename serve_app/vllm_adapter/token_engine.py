@@ -129,24 +129,23 @@ class TokenEngine:
         Goes on behind `request.output_token_ids`. Returns the number of tokens of the whole answer, once the
         last have been handed to the socket. Cancelling the task aborts the request in the engine.
         Raises vLLM's `VLLMClientError` for a request that vLLM refuses, `EngineDeadError` when the engine
-        process has died, `IngressBlockedError` when nobody takes the tokens and `BadRequestError` for a
-        grammar that the engine core cannot compile in time.
+        process has died, `IngressBlockedError` when nobody takes the tokens, `IngressLostError` when there is
+        nobody any more and `BadRequestError` for a grammar that the engine core cannot compile in time.
         """
-        link = self._sender.open(request.reply_to)
-        answer = _Answer(request.sequence, link, len(request.output_token_ids))
-        self._by_public_id[request.request_id] = answer
-        self.watch.begin()
-        try:
-            await self._generate(request, answer)
-        except EngineGenerateError as error:
-            if isinstance(error.__cause__, ServiceError):
-                raise error.__cause__ from None
-            raise
-        finally:
-            self.watch.end()
-            del self._by_public_id[request.request_id]
-            self._answers.pop(answer.core_id, None)
-            self._sender.release(link)
+        async with self._sender.link(request.reply_to) as link:
+            answer = _Answer(request.sequence, link, len(request.output_token_ids))
+            self._by_public_id[request.request_id] = answer
+            self.watch.begin()
+            try:
+                await self._generate(request, answer)
+            except EngineGenerateError as error:
+                if isinstance(error.__cause__, ServiceError):
+                    raise error.__cause__ from None
+                raise
+            finally:
+                self.watch.end()
+                del self._by_public_id[request.request_id]
+                self._answers.pop(answer.core_id, None)
         return answer.num_tokens
 
     async def _generate(self, request: GenerateRequest, answer: _Answer) -> None:

@@ -18,6 +18,7 @@ from serve_app.config import AppConfig
 from serve_app.demo import CACHE
 from serve_app.demo.unfolding import unfold
 from serve_app.engine_health import EngineHealth
+from serve_app.errors import IngressLostError
 from serve_app.stall import CANARY_AFTER_S, EngineWatch
 from serve_app.timed import engine as timed_engine
 from serve_app.timed.answers import (
@@ -36,6 +37,7 @@ from serve_app.timed.answers import (
     merge,
 )
 from serve_app.timed.engine import StepClock, TimedEngine
+from serve_app.transport import connections
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
 from tests.clocks import ManualClock
@@ -316,6 +318,27 @@ async def test_an_ingress_that_does_not_read_ends_its_request(monkeypatch: pytes
         with pytest.raises(IngressBlockedError):
             await bench.generate(max_tokens=500)
         assert await bench.engine.num_unfinished_requests() == 0
+
+
+async def test_an_ingress_that_is_gone_ends_its_requests_whether_they_run_or_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "RECONNECT_S", 0.3)
+    async with Bench() as bench:
+        stays = FrameReceiver("127.0.0.1")
+        other = msgspec.structs.replace(make_request(9, max_tokens=500), reply_to=stays.address)
+        whole = asyncio.create_task(bench.engine.generate(other))
+        lost = [bench.generate(call, max_tokens=1000) for call in range(6)]
+        await bench.until(lambda: len(bench.frames) > 5)
+        assert await bench.engine.num_unfinished_requests() == 7
+        await bench.stop_reading()
+        for call in lost:
+            with pytest.raises(IngressLostError):
+                await call
+        assert await bench.engine.num_unfinished_requests() == 1
+        assert bench.engine.watch.num_running == 1
+        assert await whole == 500
+        stays.close()
 
 
 async def test_parameters_that_are_not_vllms() -> None:

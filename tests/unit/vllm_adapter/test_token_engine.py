@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from serve_app.config.graph_sizes import DecodeShape
-from serve_app.errors import BadRequestError, IngressBlockedError, ServiceError
-from serve_app.transport import sockets
+from serve_app.errors import BadRequestError, IngressBlockedError, IngressLostError, ServiceError
+from serve_app.transport import connections, sockets
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
 from serve_app.vllm_worker import resumption
@@ -328,6 +328,28 @@ async def test_the_same_id_may_come_again() -> None:
             [(_, position, _)] = await one.frame()
             assert position == 0
             assert await task == 1
+
+
+async def test_an_ingress_that_is_gone_ends_its_requests_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "RECONNECT_S", 0.3)
+    async with harness() as one:
+        gone = FrameReceiver("127.0.0.1")
+        requests = [msgspec.structs.replace(one.request(n), reply_to=gone.address) for n in (1, 2)]
+        lost = [asyncio.create_task(one.engine.generate(request)) for request in requests]
+        await one.begun(2)
+        [stays] = await one.generate(3)
+        await one.begun(3)
+        # One has begun, and the other has had no step yet: it waits for its turn.
+        one.step(output(1, 11), output(3, 31))
+        await gone.receive()
+        gone.close()
+        for call in lost:
+            with pytest.raises(IngressLostError):
+                await call
+        assert sorted(one.llm.aborted) == ["r1", "r2"]
+        assert (one.engine.num_unfinished_requests, one.engine.watch.num_running) == (1, 1)
+        one.step(output(1, 12), output(3, 32, ends=True))
+        assert await stays == 2
 
 
 async def test_an_ingress_that_does_not_read_ends_its_requests_only(
