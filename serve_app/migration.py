@@ -17,6 +17,7 @@ from serve_app.errors import (
     EngineLostError,
     EngineUnreachableError,
     IngressBlockedError,
+    IngressLostError,
     ServiceError,
     TokensLostError,
 )
@@ -41,6 +42,8 @@ CAUSES: dict[type[ServiceError], Cause] = {
     EngineUnreachableError: Cause("unreachable", Loss.CUT_OFF),
     EngineAbortedError: Cause("aborted", Loss.CUT_OFF),
     IngressBlockedError: Cause("ingress_blocked", Loss.GAP),
+    # An engine says so to an ingress that lives after all.
+    IngressLostError: Cause("ingress_lost", Loss.GAP),
     TokensLostError: Cause("tokens_lost", Loss.GAP),
 }
 
