@@ -39,11 +39,25 @@ class Service:
     @property
     def ray_address(self) -> str:
         """Of the Ray instance that the service has started, which need not be the machine's only one."""
+        return self._ray_argument("--gcs-address=")
+
+    @property
+    def serve_logs(self) -> Path:
+        """The folder of the logs of Serve's processes."""
+        return Path(self._ray_argument("--log_dir="), "serve")
+
+    def _ray_argument(self, begin: str) -> str:
         for process in psutil.Process(self.process.pid).children(recursive=True):
             for argument in process.cmdline():
-                if argument.startswith("--gcs-address="):
-                    return argument.partition("=")[2]
+                if argument.startswith(begin):
+                    return argument.removeprefix(begin)
         raise RuntimeError("the service has started no Ray instance")
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """The processes of a deployment's replicas."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        # The title of a replica's process, which it gives itself.
+        return [one for one in children if f"ServeReplica:gpt-oss:{deployment}" in "".join(one.cmdline())]
 
     def wait_for_engines(self, number: int) -> None:
         """Until that many are ready."""
