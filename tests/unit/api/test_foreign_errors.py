@@ -166,9 +166,9 @@ def check(answer: Any, text: str, caplog: pytest.LogCaptureFixture) -> None:
     assert UNFORESEEN in answer.text
     request_id = answer.headers.get("x-request-id") or answer.headers["request-id"]
     assert request_id.startswith("req_")
-    [record] = [record for record in caplog.records if request_id in record.getMessage()]
-    assert record.exc_info
-    assert text in str(record.exc_info[1])
+    causes = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert [str(cause) for cause in causes] == [text]
+    assert f"request {request_id} on " in caplog.text
     caplog.clear()
 
 
