@@ -25,7 +25,6 @@ class Need(Enum):
     NODES = "network namespaces, which give each node an address of its own"
     NETWORK = "network namespaces and the qdisc HTB, for cuts on loopback"
     DISK = "the right to mount a tmpfs"
-    CLOCK = "libfaketime"
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,7 @@ class Kind:
 
 
 SHORT_S, STOPPED_S, START_S = (3.0, 8.0), (4.0, 12.0), (20.0, 30.0)
-OF_VLLM, OF_NODES, OF_DISK = (frozenset({need}) for need in (Need.VLLM, Need.NODES, Need.DISK))
-OF_NETWORK, OF_CLOCK = frozenset({Need.NETWORK}), frozenset({Need.CLOCK})
+OF_VLLM, OF_NODES, OF_NETWORK, OF_DISK = (frozenset({need}) for need in Need)
 OPEN = Cost.OPEN
 _ALL = (
     Kind("kill-engine", "kill -9 of vLLM's engine process", needs=OF_VLLM),
@@ -62,7 +60,6 @@ _ALL = (
     Kind("slow-gate", "little passes between ingresses and the gate", lasts_s=STOPPED_S, needs=OF_NETWORK),
     Kind("full-disk", "an ingress dies while the disk is full", OPEN, lasts_s=START_S, needs=OF_DISK),
     Kind("s3-away", "an ingress dies while S3 is away", OPEN, lasts_s=START_S, needs=OF_DISK),
-    Kind("clock-jump", "all clocks jump an hour, and back", lasts_s=STOPPED_S, needs=OF_CLOCK),
 )
 KINDS = {kind.name: kind for kind in _ALL}
 

@@ -20,7 +20,6 @@ from benchmarks.chaos.service import NotReadyError, Service
 from benchmarks.chaos.shape import VLLM
 
 SLOW_ENGINES, SLOW_GATE = "128kbit", "8kbit"
-CLOCK_JUMP = "+3600"
 POLL_S = 0.02
 ROLES = {
     "engine": processes.ENGINE,
@@ -52,7 +51,6 @@ def abilities(service: Service) -> set[Need]:
         Need.NODES: len(service.nodes) > 1,
         Need.NETWORK: len(service.nodes) > 1 and network.is_possible(),
         Need.DISK: service.has_disk,
-        Need.CLOCK: service.has_clock,
     }
     return {need for need, is_there in has.items() if is_there}
 
@@ -70,7 +68,6 @@ class Injection:
             "kill-node": self._kill_node,
             "full-disk": self._full_disk,
             "s3-away": self._s3_away,
-            "clock-jump": self._clock_jump,
         }
         if other := others.get(planned.kind.name):
             return other(planned.pick)
@@ -126,12 +123,6 @@ class Injection:
     def _kill_ingress(self, pick: float) -> Hit:
         return self._kill(one_of(self._service.processes.of(processes.INGRESS), pick))
 
-    def _clock_jump(self, pick: float) -> Hit:
-        del pick
-        clock, at_s = self._service.clock, self._now_s()
-        clock.write_text(f"{CLOCK_JUMP}\n")
-        return Hit(f"the clock, {CLOCK_JUMP} s", at_s, lambda: _set_back(clock))
-
 
 def one_of(targets: Sequence[Process], pick: float) -> Process:
     """Returns the one that `pick`, a share of their number, says. Raises `NoTargetError`."""
@@ -165,7 +156,3 @@ def fill(path: Path) -> None:
     free = os.statvfs(path.parent)
     with path.open("wb") as file, contextlib.suppress(OSError):
         os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
-
-
-def _set_back(clock: Path) -> None:
-    clock.write_text("+0\n")

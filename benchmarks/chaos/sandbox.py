@@ -43,6 +43,11 @@ def mount_small_disk(folder: str, size_bytes: int) -> bool:
     return _succeeds(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", folder])
 
 
+def unmount(folder: str) -> None:
+    """Takes such a disk away, with what is on it."""
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True)
 

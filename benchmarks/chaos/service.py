@@ -36,7 +36,6 @@ NODE_ATTEMPTS = 5
 OBJECT_STORE_BYTES = 80_000_000
 # Some of Ray's processes take no less than half a second to answer on two busy cores.
 POLL_S = 0.25
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 
 
 class NotReadyError(Exception):
@@ -78,24 +77,8 @@ class Service:
         """The folder that all nodes stage into."""
         return self.folder / "staging"
 
-    @property
-    def clock(self) -> Path:
-        """What libfaketime reads: how far the clock is from the real one."""
-        return self.folder / "clock"
-
-    @property
-    def has_clock(self) -> bool:
-        """Whether the clock of the nodes can be set."""
-        return FAKETIME.exists()
-
     def _variables(self) -> dict[str, str]:
         haproxy = self.folder / "haproxy"
-        clock = {
-            "LD_PRELOAD": str(FAKETIME),
-            "FAKETIME_TIMESTAMP_FILE": str(self.clock),
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "FAKETIME_CACHE_DURATION": "1",
-        }
         return {
             "PYTHONPATH": str(ROOT),
             MARK: str(self.folder / "ray"),
@@ -120,14 +103,13 @@ class Service:
             "AWS_ACCESS_KEY_ID": "drill",
             "AWS_SECRET_ACCESS_KEY": "drill",
             "AWS_DEFAULT_REGION": "us-east-1",
-        } | (clock if self.has_clock else {})
+        }
 
     def start(self) -> None:
         """Returns when it answers. Raises `NotReadyError`."""
         unfold(CACHE)
         self.s3_port = free_port()
         self._gcs_port = free_port()
-        self.clock.write_text("+0\n")
         self.environment = os.environ | self._variables()
         for name in ("ray", "haproxy"):
             (self.folder / name).mkdir()
@@ -244,3 +226,5 @@ def running(folder: Path, engines: str) -> Iterator[Service]:
             yield service
         finally:
             service.end()
+            if has_disk:
+                sandbox.unmount(str(folder / "staging"))

@@ -53,7 +53,7 @@ class TestFaults:
         names = {kind.name for kind in kinds}
         assert {"kill-replica", "kill-node"} <= names
         assert set(left_out) == set(KINDS) - names
-        assert "libfaketime" in left_out["clock-jump"]
+        assert "tmpfs" in left_out["full-disk"]
 
     def test_some_and_none(self) -> None:
         kinds, left_out = chosen("kill-gate,stop-gate", [])
