@@ -26,9 +26,10 @@ DOWNSCALING_FACTOR = 0.5
 
 # An ingress replica's own limit must never be what holds a request up: the ingress refuses in OpenAI's form,
 # while a request that waits in the proxy's queue gets no answer. An open request costs a coroutine, and a
-# replica saturates on streamed tokens (20,000/s, some 350 streams) long before. So: four times what all
-# engines can run, at least 1,000, and that in every replica, since a balancer may send everything to one.
-INGRESS_SHARE_OF_ENGINES = 4
+# replica saturates on streamed tokens (20,000/s, some 350 streams) long before. So: twice what all engines
+# can run and the gate may let wait, at least 1,000, and that in every replica, since a balancer may send
+# everything to one.
+INGRESS_SHARE_OF_OPEN = 2
 MIN_INGRESS_ONGOING_REQUESTS = 1000
 # In an update, new replicas of ingress and gate are there before old ones go.
 NEW_BEFORE_OLD = 100
@@ -57,11 +58,10 @@ def engine_options(config: AppConfig) -> dict[str, Any]:
 
 def ingress_options(config: AppConfig) -> dict[str, Any]:
     """Returns the options of the ingress deployment: the API, on CPU cores."""
-    engine = config.engine
-    engines = engine.max_replicas * engine.max_concurrent_requests
+    num_open = config.engine.max_replicas * config.engine.max_concurrent_requests + config.max_queued_requests
     options = {
         "num_replicas": config.ingress.replicas,
-        "max_ongoing_requests": max(MIN_INGRESS_ONGOING_REQUESTS, INGRESS_SHARE_OF_ENGINES * engines),
+        "max_ongoing_requests": max(MIN_INGRESS_ONGOING_REQUESTS, INGRESS_SHARE_OF_OPEN * num_open),
         "max_surge_percent": NEW_BEFORE_OLD,
         "ray_actor_options": _off_the_gpu_nodes(config, config.ingress.num_cpus),
     }

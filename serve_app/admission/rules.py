@@ -28,12 +28,9 @@ class Rules:
 def admission_rules(config: AppConfig) -> Rules:
     """Returns the rules of a service with this config."""
     engine, admission = config.engine, config.admission
-    max_queued = admission.max_queued_requests
-    if max_queued is None:
-        max_queued = engine.max_replicas * engine.max_concurrent_requests
     return Rules(
         max_concurrent_requests=engine.max_concurrent_requests,
-        max_queued=max_queued,
+        max_queued=config.max_queued_requests,
         max_wait_s=admission.max_wait_s,
         start_wait_s=None if engine.min_replicas else admission.max_start_wait_s,
         reserved_share=admission.flex_leaves_free,

@@ -8,6 +8,7 @@ overrides.py    which vLLM arguments may be set by hand, and how they are merged
 graph_rules.py  which settings would take away the CUDA graphs of full decode batches
 graph_sizes.py  tokens of the largest decode batch, and the CUDA-graph capture sizes
 fast_paths.py   which fast paths a service leaves unused, and what each costs
+hard_stop.py    whether HAProxy keeps open streams for as long as replicas drain
 log_settings.py the settings with which warnings are written at once
 """
 
@@ -22,7 +23,14 @@ from serve_app.config.sections import (
     StagingConfig,
     TimedConfig,
 )
-from serve_app.config.tree import AppConfig, check_overrides, describe_errors, read_config
+from serve_app.config.tree import (
+    AppConfig,
+    check_overrides,
+    config_of,
+    describe_errors,
+    read_config,
+    read_document,
+)
 
 __all__ = [
     "AdmissionConfig",
@@ -36,6 +44,8 @@ __all__ = [
     "StagingConfig",
     "TimedConfig",
     "check_overrides",
+    "config_of",
     "describe_errors",
     "read_config",
+    "read_document",
 ]

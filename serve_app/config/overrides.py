@@ -34,18 +34,26 @@ DERIVED = {
     "prefill_context_parallel_size": _ONE_GPU,
     "decode_context_parallel_size": _ONE_GPU,
 }
+# What the rest of the service is made for, and why: no key of the config sets it.
+FIXED = {
+    "structured_outputs_config.backend": "the ingresses check all grammars with xgrammar",
+    "structured_outputs_config.reasoning_parser": "it is that of harmony",
+    "reasoning_parser": "it is that of harmony",
+    "generation_config": "the tokens that end an answer come from the checkpoint's own",
+}
 # Derived arguments that are mappings: an override adds to them.
-MERGED = ("compilation_config", "speculative_config")
+MERGED = ("compilation_config", "speculative_config", "structured_outputs_config")
 
 
 def refused(values: Mapping[str, Any]) -> list[str]:
-    """Returns one sentence for each override that the config derives from a key of its own."""
+    """Returns one sentence for each override that the config derives, or that cannot be another."""
     problems = []
     for name, value in values.items():
         if name in MERGED and not isinstance(value, Mapping):
             problems.append(f"{name} must be a mapping, which is laid over the derived one")
         paths = [name, *(f"{name}.{inner}" for inner in value)] if isinstance(value, Mapping) else [name]
         problems += [f"{path} is derived; set {DERIVED[path]} instead" for path in paths if path in DERIVED]
+        problems += [f"{path} cannot be set: {FIXED[path]}" for path in paths if path in FIXED]
     return problems
 
 

@@ -32,6 +32,15 @@ GPU_BATCHED_TOKENS = 8192
 # vLLM's own choice for a CPU server. A step of 2,048 prefill tokens also delays every decoding request less.
 CPU_BATCHED_TOKENS = 2048
 
+# The longest prompt eight times: a step of that many would take seconds.
+MAX_BATCHED_TOKENS = 8 * 131072
+# Serve's controller looks at each replica all the time, and each ingress has a connection to each engine.
+MAX_REPLICAS = 1000
+# More than any machine has. Ray counts in ten-thousandths.
+MAX_CORES = 4096
+# A request that waits holds its body, of up to max_body_bytes, in an ingress.
+MAX_QUEUED_REQUESTS = 1_000_000
+
 # Measured (benchmarks/results/staging_16_cores.json): eight threads keep busy what Python lets run at once,
 # and requests of 64 MiB are large beside their overhead of about 1 ms of CPU time.
 RANGE_BYTES = 64 * MIB_BYTES
@@ -77,6 +86,12 @@ def _checked_folder(folder: str) -> str:
     return folder
 
 
+def _checked_cores(number: float) -> float:
+    if round(number, 4) != number or number > MAX_CORES:
+        raise ValueError(f"must have four decimal places at most, and be at most {MAX_CORES}")
+    return number
+
+
 # Text in the file and in JSON, a value in between.
 ConfiguredSource = Annotated[
     Source,
@@ -90,12 +105,13 @@ ConfiguredSource = Annotated[
 ]
 S3Prefix = Annotated[str, AfterValidator(_checked_prefix)]
 Folder = Annotated[str, AfterValidator(_checked_folder)]
+Cores = Annotated[float, AfterValidator(_checked_cores)]
 
 
 class Section(BaseModel):
     """A part of the config: it cannot be changed, and it refuses keys that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class _Checkpoint(Section):
@@ -168,12 +184,12 @@ class TimedConfig(Section):
 
     # What an H100 does with a full batch of gpt-oss-20b is 60 to 80 steps a second. Timers are as coarse as a
     # millisecond, so much shorter steps would not be steady.
-    steps_per_second: float = Field(default=60.0, gt=0, le=250, description="engine steps a second")
+    steps_per_second: float = Field(default=60.0, ge=0.01, le=250, description="engine steps a second")
     tokens_per_step: float = Field(
         default=1.0, ge=1, le=16, description="tokens of a request in a step, on average; 2.5 is 2, 3, 2, 3"
     )
     prefill_tokens_per_second: float | None = Field(
-        default=None, gt=0, description="prompt tokens a second, one prompt after another; null: no time"
+        default=None, ge=0.01, description="prompt tokens a second, one prompt after another; null: no time"
     )
     record: Folder | None = Field(
         default=None, description="folder for the times of all steps, a file for each replica; null: none"
@@ -206,7 +222,8 @@ class EngineConfig(Section):
         default=0.9,
         gt=0,
         le=0.98,
-        description="share of the GPU's memory (of RAM without GPU) that vLLM may fill",
+        description="share of the GPU's memory (of RAM without GPU) that vLLM may fill; at most num_gpus, "
+        "where that is less than 1",
     )
     kv_cache_memory_bytes: int | None = Field(
         default=None,
@@ -216,6 +233,7 @@ class EngineConfig(Section):
     max_num_batched_tokens: int | None = Field(
         default=None,
         ge=1,
+        le=MAX_BATCHED_TOKENS,
         description="tokens in one engine step, prefill and decode together; "
         f"default: {GPU_BATCHED_TOKENS} on a GPU, {CPU_BATCHED_TOKENS} on CPUs",
     )
@@ -238,7 +256,7 @@ class EngineConfig(Section):
     # What each of 64 concurrent requests was measured to get: 2,339 to 2,635 tokens/s in all (20B, H100).
     min_tokens_per_second: float = Field(
         default=36.5,
-        gt=0,
+        ge=0.1,
         description="tokens a second of one request when the engine is full; the drain follows from it",
     )
     # Between two tokens lies a step, some 10 ms, or prefill: the longest prompt, 131,072 tokens in steps of
@@ -252,9 +270,13 @@ class EngineConfig(Section):
     num_gpus: float = Field(
         default=1, ge=0, le=1, description="GPUs of a replica; 0 for the CPU, less than 1 to share one"
     )
-    num_cpus: float = Field(default=2, gt=0, description="CPU cores that Ray reserves for a replica")
+    num_cpus: Cores = Field(default=2, gt=0, description="CPU cores that Ray reserves for a replica")
     accelerator_type: str | None = Field(
-        default="H100", description="Ray's name of the GPU to insist on, or null for any"
+        default="H100",
+        # What a label's value in Ray may be.
+        max_length=63,
+        pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9_.-]*[a-zA-Z0-9])?$",
+        description="Ray's name of the GPU to insist on, or null for any",
     )
     # At least one by default: with none the first request waits out a start, 85 to 256 s for the 20B, and
     # Serve asks for no second replica before the first is ready (docs/autoscaling.md).
@@ -264,7 +286,7 @@ class EngineConfig(Section):
         description="engine replicas that are always there; 0 scales to zero: after a pause the first "
         "request has to wait until a replica has started",
     )
-    max_replicas: int = Field(default=1, ge=1, description="engine replicas under load")
+    max_replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS, description="engine replicas under load")
     # The rest is room for growth while another replica starts. This and the delays were chosen by simulation
     # with Serve's own policy (docs/autoscaling.md).
     target_share: float = Field(
@@ -310,6 +332,14 @@ class EngineConfig(Section):
             raise ValueError(f"must be at least min_replicas ({info.data['min_replicas']})")
         return value
 
+    @field_validator("environment")
+    @classmethod
+    def _a_process_can_have_it(cls, values: dict[str, str]) -> dict[str, str]:
+        for name, value in values.items():
+            if not name or "=" in name or "\0" in name + value:
+                raise ValueError(f"{name!r}: a name is not empty, without =, and without NUL as its value is")
+        return values
+
     @field_validator("engine_overrides")
     @classmethod
     def _override_nothing_derived(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -332,8 +362,8 @@ class EngineConfig(Section):
 class IngressConfig(Section):
     """The API replicas. They need no GPU."""
 
-    replicas: int = Field(default=1, ge=1, description="ingress replicas")
-    num_cpus: float = Field(default=1, gt=0, description="CPU cores that Ray reserves for a replica")
+    replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS, description="ingress replicas")
+    num_cpus: Cores = Field(default=1, gt=0, description="CPU cores that Ray reserves for a replica")
     # A prompt of 131,072 tokens is under 1 MiB of English; the rest is room for JSON. Rendering harmony keeps
     # an ingress busy for 0.4 s a MiB (measured on one slow core), in which it serves nobody else.
     max_body_bytes: int = Field(
@@ -348,13 +378,13 @@ class IngressConfig(Section):
     )
     max_chunks_per_second: float | None = Field(
         default=None,
-        gt=0,
+        ge=0.1,
         description="most chunks a second of one stream: fewer and larger chunks; null: each as it comes",
     )
     # Balancers and proxies commonly cut what is silent for a minute; what fails before is still a status.
     keep_alive_s: float = Field(
         default=15,
-        gt=0,
+        ge=0.1,
         description="seconds after which a stream that has nothing to send, since its request waits, is "
         "sent a comment; with the first one it has begun, and what goes wrong later is an event in it",
     )
@@ -395,6 +425,7 @@ class AdmissionConfig(Section):
     max_queued_requests: int | None = Field(
         default=None,
         ge=0,
+        le=MAX_QUEUED_REQUESTS,
         description="sequences that may wait, in the whole service; more get 429 at once; "
         "default: as many as max_replicas engines run",
     )

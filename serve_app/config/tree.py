@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,13 @@ class AppConfig(Section):
         return math.ceil(self.engine.max_model_len / rate)
 
     @property
+    def max_queued_requests(self) -> int:
+        """`admission.max_queued_requests`, with its default filled in: sequences that may wait."""
+        if self.admission.max_queued_requests is not None:
+            return self.admission.max_queued_requests
+        return self.engine.max_replicas * self.engine.max_concurrent_requests
+
+    @property
     def num_draft_tokens(self) -> int:
         """Tokens drafted for each request in each step; 0 without a speculator."""
         return self.speculator.num_draft_tokens if self.speculator else 0
@@ -115,6 +122,16 @@ class AppConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _replicas_that_share_a_gpu_share_its_memory(self) -> AppConfig:
+        share, num_gpus = self.engine.gpu_memory_utilization, self.engine.num_gpus
+        if 0 < num_gpus < 1 and share > num_gpus:
+            raise ValueError(
+                f"engine.gpu_memory_utilization: {share:g}: must be at most engine.num_gpus ({num_gpus:g}): "
+                "another replica may have the rest of the GPU"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _streamer_reads_from_s3(self) -> AppConfig:
         if self.engine.load_format == "runai_streamer" and self.model.source.kind is not SourceKind.S3:
             raise ValueError("engine.load_format: runai_streamer: needs model.source s3://BUCKET/PREFIX")
@@ -134,21 +151,27 @@ def describe_errors(error: ValidationError) -> str:
     return errors.describe_errors(error, AppConfig)
 
 
-def check_overrides(config: AppConfig, argument_names: Collection[str]) -> None:
-    """Raises `ConfigError` unless every key of `engine_overrides` is one of vLLM's `argument_names`.
+def check_overrides(
+    config: AppConfig,
+    argument_names: Collection[str],
+    value_problems: Callable[[Collection[str]], Iterable[str]] = lambda names: (),
+) -> None:
+    """Raises `ConfigError` unless vLLM would take `engine_overrides` as engine arguments.
 
-    Keys that the config derives are refused before, when the config is validated.
+    `argument_names` are all of vLLM's. `value_problems` says what vLLM refuses of the arguments with the
+    given names, once the overrides are laid over them. Keys that the config derives are refused before, when
+    the config is validated.
     """
-    unknown = sorted(set(config.engine.engine_overrides) - set(argument_names))
-    if unknown:
-        raise ConfigError(
-            "\n".join(
-                f"engine.engine_overrides.{name}: {config.engine.engine_overrides[name]!r}: "
-                f"vLLM has no engine argument of this name{did_you_mean(name, argument_names)}; "
-                "allowed are the fields of vllm.AsyncEngineArgs"
-                for name in unknown
-            )
-        )
+    overrides = config.engine.engine_overrides
+    unknown = sorted(set(overrides) - set(argument_names))
+    problems = [
+        f"{name}: {overrides[name]!r}: vLLM has no engine argument of this "
+        f"name{did_you_mean(name, argument_names)}; allowed are the fields of vllm.AsyncEngineArgs"
+        for name in unknown
+    ]
+    problems += value_problems([name for name in overrides if name in argument_names])
+    if problems:
+        raise ConfigError("\n".join(f"engine.engine_overrides.{problem}" for problem in problems))
 
 
 def read_config(path: str | Path) -> AppConfig:
@@ -156,14 +179,23 @@ def read_config(path: str | Path) -> AppConfig:
 
     Raises `ConfigError`: no such file, not YAML, no Serve config, not one application of ours, bad args.
     """
+    return config_of(read_document(path), path)
+
+
+def read_document(path: str | Path) -> Any:
+    """Returns what the file `path` holds. Raises `ConfigError`: no such file, or not YAML."""
     try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+
+
+def config_of(document: Any, path: str | Path) -> AppConfig:
+    """Returns the `args` of the application of ours in a Serve config; raises as `read_config` does."""
     applications = document.get("applications") if isinstance(document, dict) else None
     if not isinstance(applications, list):
         raise ConfigError(f"{path}: no `applications` list; a Serve config file has one")

@@ -1,7 +1,8 @@
-"""`python -m serve_app.plan CONFIG`: what a config means, without a GPU and without Ray.
+"""`python -m serve_app.plan CONFIG`: what a config means, without a GPU and without a cluster.
 
 Prints vLLM's arguments, the CUDA-graph sizes, Serve's options and the memory per GPU. Exits with 2, and one
-message on stderr, where the file is wrong; `--check` does only that.
+line a problem on stderr, where the file is wrong; `--check` does only that. Exits with 1 where an engine
+would not fit. What a start builds is built here too, as far as Ray and vLLM are installed.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
-from serve_app.config import AppConfig, ConfigError, check_overrides, fast_paths, read_config
+from serve_app.config import AppConfig, ConfigError, config_of, fast_paths, hard_stop, read_document
+from serve_app.config.tree import IMPORT_PATH
 from serve_app.plan.contents import H100_MEMORY_GIB, make_plan
 from serve_app.plan.memory import GIB_BYTES
 from serve_app.plan.text import render
@@ -35,10 +39,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     output.add_argument(
         "--check", action="store_true", help="only validate: print nothing when the file is good"
     )
+    output.add_argument(
+        "--drain-seconds",
+        action="store_true",
+        help="print how long replicas drain, which is the least for HAProxy's hard stop, and nothing else",
+    )
     options = parser.parse_args(arguments)
     try:
-        config = read_config(options.config)
-        notes = _check_override_names(config, options.config)
+        document = read_document(options.config)
+        config = config_of(document, options.config)
+        if options.drain_seconds:
+            print(hard_stop.needed_s(config))
+            return 0
+        notes = _build(document, config, options.config)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -48,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = {"file": options.config} | plan
     plan["notes"] = [*notes, *plan["notes"], *map(str, fast_paths.missing(config, os.environ))]
     print(json.dumps(plan, indent=2) if options.json else render(plan))
-    return 0
+    return int(any(problem["level"] == "error" for problem in plan["problems"]))
 
 
 def ram_bytes() -> int:
@@ -56,20 +69,36 @@ def ram_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _check_override_names(config: AppConfig, file: str) -> list[str]:
-    if not config.engine.engine_overrides:
-        return []
-    # vLLM greets at import, which has no place in this program's output.
+def _build(document: Any, config: AppConfig, file: str) -> list[str]:
+    """Builds what a start does. Returns what could not be, for want of Ray or vLLM; raises `ConfigError`."""
+    # Both greet at import, which has no place in this program's output.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    notes = []
     try:
-        from serve_app.vllm_adapter import argument_names
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from serve_app import serve_file
+            from serve_app.app import checked_application
     except ImportError:
-        return ["vLLM is not installed here, so the names in engine.engine_overrides are not checked"]
+        return ["Ray is not installed here, so only args are checked"]
+    problems = serve_file.problems(document, IMPORT_PATH, config)
     try:
-        check_overrides(config, argument_names())
+        if config.engine.engine_overrides:
+            from serve_app import vllm_adapter  # noqa: F401
+    except ImportError:
+        notes = ["vLLM is not installed here, so engine.engine_overrides is not checked"]
+        config = config.model_copy(
+            update={"engine": config.engine.model_copy(update={"engine_overrides": {}})}
+        )
+    try:
+        checked_application(config)
     except ConfigError as error:
-        raise ConfigError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from None
-    return []
+        problems += str(error).splitlines()
+    except (ValueError, TypeError) as error:  # of Serve's options
+        problems += [f"args: Serve refuses what follows from them: {' '.join(str(error).split())}"]
+    if problems:
+        raise ConfigError("\n".join(f"{file}: {problem}" for problem in problems))
+    return notes
 
 
 if __name__ == "__main__":

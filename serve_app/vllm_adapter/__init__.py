@@ -15,6 +15,7 @@ from vllm.exceptions import VLLMClientError
 from vllm.utils.gc_utils import freeze_gc_heap
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from serve_app.vllm_adapter.arguments import argument_problems
 from serve_app.vllm_adapter.compiling import argument_names, compiler_factors
 from serve_app.vllm_adapter.remote_engine import RemoteEngine
 from serve_app.vllm_adapter.sampling_params import SamplingParamsEncoder
@@ -27,6 +28,7 @@ __all__ = [
     "TokenEngine",
     "VLLMClientError",
     "argument_names",
+    "argument_problems",
     "compiler_factors",
     "freeze_gc_heap",
     "vllm_version",

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import psutil
 from vllm import AsyncEngineArgs, SamplingParams
-from vllm.config import StructuredOutputsConfig
 from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import RequestOutputKind
 from vllm.usage.usage_lib import UsageContext
@@ -26,6 +25,7 @@ from serve_app.stall import MAX_GRAMMAR_WAIT_S, EngineWatch
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameLink, FrameSender
 from serve_app.vllm_adapter import canary, wire
+from serve_app.vllm_adapter.arguments import with_sections
 from serve_app.vllm_adapter.warming import warm_up
 from serve_app.vllm_worker import graph_report, plugin, resumption
 from serve_app.warm_up.rounds import Round
@@ -54,10 +54,9 @@ def new_llm(arguments: Mapping[str, Any]) -> AsyncLLM:
     """
     plugin.check_registered(os.environ)
     given = {"worker_extension_cls": WORKER_EXTENSION} | dict(arguments)
-    # vLLM makes objects of its other sections itself.
-    if isinstance(section := given.get("structured_outputs_config"), Mapping):
-        given["structured_outputs_config"] = StructuredOutputsConfig(**section)
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**given), usage_context=UsageContext.OPENAI_API_SERVER)
+    return AsyncLLM.from_engine_args(
+        AsyncEngineArgs(**with_sections(given)), usage_context=UsageContext.OPENAI_API_SERVER
+    )
 
 
 class TokenEngine:

@@ -139,3 +139,38 @@ def test_overrides_must_be_vllms(app: ModuleType) -> None:
     )
     assert "did you mean max_logprobs?" in first
     assert second.startswith("engine.engine_overrides.zzz: None: vLLM has no engine argument of this name")
+
+
+@pytest.mark.filterwarnings("ignore")  # vLLM is imported
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ({"max_logprobs": "5"}, "max_logprobs: '5': must not be text"),
+        ({"max_logprobs": None}, "max_logprobs: None: "),
+        ({"dtype": "bfloat17"}, "dtype: 'bfloat17': "),
+        ({"structured_outputs_config": {"any": 1}}, "structured_outputs_config.any: 1: "),
+        ({"compilation_config": {"mod": 3}}, "compilation_config.mod: 3: "),
+        ({"kv_transfer_config": {"kv_role": 1}}, "kv_transfer_config.kv_role: 1: "),
+        ({"speculative_config": {"rejection": 1}}, "speculative_config.rejection: 1: "),
+    ],
+)
+def test_overrides_must_be_of_vllms_types(app: ModuleType, overrides: dict[str, Any], key: str) -> None:
+    args = {"engine": {"max_concurrent_requests": 4, "engine_overrides": overrides}}
+    config = AppConfig.model_validate(args | {"speculator": {"source": "hf:a/b"}})
+    with pytest.raises(ConfigError) as caught:
+        app.build(config)
+    [line] = str(caught.value).splitlines()
+    assert line.startswith(f"engine.engine_overrides.{key}")
+
+
+@pytest.mark.filterwarnings("ignore")  # vLLM is imported
+def test_overrides_are_judged_with_what_is_derived(app: ModuleType) -> None:
+    """vLLM takes this one only beside its backend."""
+    app.build(config_with(structured_outputs_config={"disable_any_whitespace": True}))
+
+
+def test_haproxy_must_not_cut_the_drain(app: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    monkeypatch.delenv("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", raising=False)
+    with pytest.raises(ConfigError, match="drain_timeout_s: "):
+        app.build(config_with())

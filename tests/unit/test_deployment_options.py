@@ -1,9 +1,13 @@
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
+from serve_app.admission.rules import admission_rules
 from serve_app.config import AppConfig, read_config
+from serve_app.config.sections import MAX_QUEUED_REQUESTS, MAX_REPLICAS
 from serve_app.deployment_options import engine_options, gate_options, ingress_options
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -128,6 +132,23 @@ def test_one_ingress_replica_can_hold_more_than_all_engines(max_replicas: int, l
     assert options["num_replicas"] == 2
     assert options["max_ongoing_requests"] == limit
     assert limit >= 4 * max_replicas * 64 or limit == 1000
+
+
+@given(
+    max_replicas=st.integers(1, MAX_REPLICAS),
+    concurrent=st.integers(1, 1024),
+    queued=st.none() | st.integers(0, MAX_QUEUED_REQUESTS),
+)
+def test_one_ingress_replica_can_hold_all_that_run_or_wait(
+    max_replicas: int, concurrent: int, queued: int | None
+) -> None:
+    config = parse(
+        {"max_replicas": max_replicas, "max_concurrent_requests": concurrent, "max_num_batched_tokens": 8192},
+        admission={"max_queued_requests": queued},
+    )
+    limit = ingress_options(config)["max_ongoing_requests"]
+    assert limit >= max_replicas * concurrent + admission_rules(config).max_queued
+    assert limit < 2**31  # as Serve stores it
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

@@ -31,6 +31,7 @@ IMPURE = {
     "ingress": {"ray"},
     "routing": {"ray"},
     "sealing_key": {"ray"},
+    "serve_file": {"ray"},
     "stop": {"ray"},
     "demo": {"torch", "vllm"},
     "vllm_adapter": {"torch", "vllm"},

@@ -1,3 +1,5 @@
+import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from serve_app.config import (
     describe_errors,
     read_config,
 )
+from serve_app.config.overrides import MERGED
 from serve_app.config.source import Source
+from serve_app.engine_arguments import engine_arguments
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 ENGINE: dict[str, Any] = {"max_concurrent_requests": 4}
@@ -331,6 +335,82 @@ def test_override_names_are_vllms() -> None:
     assert "(did you mean block_size?)" in first
     assert second.startswith("engine.engine_overrides.zzz: 1: ")
     assert "did you mean" not in second
+
+
+def test_override_values_are_for_vllm_to_judge() -> None:
+    config = parse(engine=ENGINE | {"engine_overrides": {"block_size": 32, "zzz": 1, "dtype": "x"}})
+    asked: list[str] = []
+
+    def problems(names: Collection[str]) -> list[str]:
+        asked.extend(names)
+        return ["dtype: 'x': no"]
+
+    with pytest.raises(ConfigError) as caught:
+        check_overrides(config, ["block_size", "dtype"], problems)
+    assert asked == ["block_size", "dtype"]
+    assert str(caught.value).splitlines()[1:] == ["engine.engine_overrides.dtype: 'x': no"]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        {"structured_outputs_config": {"backend": "guidance"}},
+        {"structured_outputs_config": {"reasoning_parser": "qwen3"}},
+        {"reasoning_parser": "qwen3"},
+        {"generation_config": "vllm"},
+    ],
+)
+def test_an_override_of_what_the_service_is_made_for(override: dict[str, Any]) -> None:
+    [line] = problems(engine=ENGINE | {"engine_overrides": override})
+    assert " cannot be set: " in line
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_derived_mapping_is_merged(path: Path) -> None:
+    """Another than a mapping in its place would take away what is derived."""
+    derived = engine_arguments(read_config(path), "/model", "/speculator")
+    assert {name for name, value in derived.items() if isinstance(value, dict)} <= set(MERGED)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "share", "is_good"),
+    [
+        (1, 0.9, True),
+        (0, 0.9, True),
+        (0.5, 0.5, True),
+        (0.5, 0.51, False),
+        (0.5, 0.9, False),
+        (0.3, 0.3, True),
+    ],
+)
+def test_replicas_that_share_a_gpu_share_its_memory(num_gpus: float, share: float, is_good: bool) -> None:
+    engine = ENGINE | {"num_gpus": num_gpus, "gpu_memory_utilization": share}
+    if is_good:
+        assert parse(engine=engine).engine.num_gpus == num_gpus
+        return
+    [line] = problems(engine=engine)
+    assert line == (
+        f"engine.gpu_memory_utilization: {share}: must be at most engine.num_gpus ({num_gpus}): another "
+        "replica may have the rest of the GPU"
+    )
+
+
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
+def test_numbers_are_finite(number: float) -> None:
+    [line] = problems(drain_timeout_s=number)
+    assert line.startswith("drain_timeout_s: ")
+
+
+@pytest.mark.parametrize("environment", [{"": "a"}, {"A=B": "a"}, {"A\0": "a"}, {"A": "a\0"}])
+def test_an_environment_is_one_that_a_process_can_have(environment: dict[str, str]) -> None:
+    [line] = problems(engine=ENGINE | {"environment": environment})
+    assert line.startswith("engine.environment: ")
+
+
+@pytest.mark.parametrize("cores", [0.00001, 1e30, -1, 0])
+def test_cores_are_what_ray_can_count(cores: float) -> None:
+    for line in problems(engine=ENGINE | {"num_cpus": cores}) + problems(ingress={"num_cpus": cores}):
+        assert ".num_cpus: " in line
 
 
 def test_read_config(tmp_path: Path) -> None:

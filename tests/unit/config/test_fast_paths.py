@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.config import AppConfig, log_settings, read_config
+from serve_app.config import AppConfig, hard_stop, log_settings, read_config
 from serve_app.config.fast_paths import HA_PROXY, THROUGHPUT_OPTIMIZED, MissingFastPath, missing
 from serve_app.plan import __main__ as plan
 
@@ -139,6 +139,7 @@ def test_build_says_nothing_where_nothing_is_missing(
 ) -> None:
     for variable in SWITCHES:
         monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv(hard_stop.HARD_STOP, str(hard_stop.needed_s(config())))
     app.build(config())
     monkeypatch.setenv(HA_PROXY, "0")
     app.build(read_config(CONFIGS / "local.yaml"))

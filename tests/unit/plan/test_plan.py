@@ -113,8 +113,20 @@ def test_warnings_do_not_fail(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     )
     assert plan.main([file]) == 0
     assert "WARNING: the KV cache holds " in capsys.readouterr().out
-    assert plan.main([file, "--gpu-memory-gib", "48"]) == 0
-    assert "ERROR: weights and working memory do not fit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_errors_do(tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+    """The file is right, and the engine would not start."""
+    file = config_file(
+        tmp_path, {"model": {"id": "openai/gpt-oss-120b"}, "engine": {"max_concurrent_requests": 64}}
+    )
+    assert plan.main([file, "--gpu-memory-gib", "48", *options]) == 1
+    output = capsys.readouterr().out
+    if options:
+        assert [problem["level"] for problem in json.loads(output)["problems"]] == ["error"]
+        return
+    assert "ERROR: weights and working memory do not fit" in output
 
 
 def test_a_demo_folder_has_a_column_of_its_own(tmp_path: Path) -> None:
@@ -174,10 +186,22 @@ def test_without_vllm_names_are_not_checked(
     assert "NOTE: vLLM is not installed here" in capsys.readouterr().out
 
 
+def test_without_ray_args_are_checked_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "serve_app.serve_file", None)
+    monkeypatch.delattr("serve_app.serve_file", raising=False)
+    file = config_file(tmp_path, {"engine": {"max_concurrent_requests": 1}})
+    assert plan.main([file]) == 0
+    assert "NOTE: Ray is not installed here" in capsys.readouterr().out
+
+
 def test_override_names_are_checked_where_vllm_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    adapter = types.SimpleNamespace(argument_names=lambda: frozenset({"block_size"}))
+    adapter = types.SimpleNamespace(
+        argument_names=lambda: frozenset({"block_size"}), argument_problems=lambda values: []
+    )
     monkeypatch.setitem(sys.modules, "serve_app.vllm_adapter", adapter)
     file = config_file(
         tmp_path, {"engine": {"max_concurrent_requests": 1, "engine_overrides": {"blok_size": 1}}}
@@ -186,3 +210,85 @@ def test_override_names_are_checked_where_vllm_is(
     output, errors = capsys.readouterr()
     assert output == ""
     assert errors.startswith(f"{file}: engine.engine_overrides.blok_size: 1: ")
+
+
+# --- what a start builds -------------------------------------------------------------------------------
+
+
+def check(folder: Path, document: Any, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What `--check` says of a Serve config, each line without the file's name."""
+    file = folder / "serve.yaml"
+    file.write_text(yaml.safe_dump(document))
+    status = plan.main(["--check", str(file)])
+    output, errors = capsys.readouterr()
+    lines = errors.splitlines()
+    assert output == ""
+    assert status == (2 if lines else 0)
+    assert all(line.startswith(f"{file}: ") for line in lines)
+    return [line.removeprefix(f"{file}: ") for line in lines]
+
+
+def serve_config(**changes: Any) -> dict[str, Any]:
+    """configs/prod.yaml, with keys of the file or of our application changed."""
+    document: dict[str, Any] = yaml.safe_load((CONFIGS / "prod.yaml").read_text())
+    for key, value in changes.items():
+        (document if key in document else document["applications"][0])[key] = value
+    return document
+
+
+@pytest.mark.parametrize("prefix", ["/", "/v2", "/a/b"])
+def test_prefixes_of_the_api(tmp_path: Path, capsys: pytest.CaptureFixture[str], prefix: str) -> None:
+    assert check(tmp_path, serve_config(route_prefix=prefix), capsys) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"route_prefix": None}, "route_prefix: null: "),
+        ({"route_prefix": "v2"}, "route_prefix: 'v2': "),
+        ({"route_prefix": "/v2/"}, "route_prefix: '/v2/': "),
+        ({"route_prefix": "/{a}"}, "route_prefix: '/{a}': "),
+        ({"route_prefix": 2}, "applications.0.route_prefix: 2: "),
+        ({"runtime_env": {"working_dir": "./here"}}, "applications.0.runtime_env: "),
+        ({"runtime_env": "here"}, "applications.0.runtime_env: 'here': "),
+        ({"proxy_location": "Disabled"}, "proxy_location: Disabled: "),
+        ({"proxy_location": "Somewhere"}, "proxy_location: 'Somewhere': "),
+        ({"http_options": {"port": "http"}}, "http_options.port: 'http': "),
+        ({"http_options": None}, "http_options: None: "),
+        ({"port": 1}, "the file: "),
+        ({"deployments": [{"name": "Engin"}]}, "deployments: Engin: there is no such deployment; there are "),
+        (
+            {"deployments": [{"name": "Engine", "max_ongoing_requests": 1}]},
+            "deployments.Engine.max_ongoing_requests: follows from args",
+        ),
+        ({"deployments": [{"name": "Gate", "num_replicas": 2}]}, "deployments.Gate.num_replicas: follows"),
+        ({"deployments": [{"max_ongoing_requests": 1}]}, "applications.0.deployments.0.name: "),
+    ],
+)
+def test_what_stands_outside_of_args_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], key: str
+) -> None:
+    [line] = check(tmp_path, serve_config(**changes), capsys)
+    assert line.startswith(key)
+
+
+def test_a_replicas_log_is_anybodys_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deployments = [{"name": "Ingress", "logging_config": {"enable_access_log": True}}]
+    assert check(tmp_path, serve_config(deployments=deployments), capsys) == []
+
+
+def test_the_environment_of_the_start_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", "899")
+    [line] = check(tmp_path, serve_config(), capsys)
+    assert line.startswith("drain_timeout_s: ")
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S", "900")
+    assert check(tmp_path, serve_config(), capsys) == []
+
+
+def test_the_drain_in_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    """What scripts/serve sets HAProxy's hard stop to."""
+    assert plan.main(["--drain-seconds", str(CONFIGS / "prod.yaml")]) == 0
+    assert capsys.readouterr().out == "900\n"
