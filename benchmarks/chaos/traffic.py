@@ -8,13 +8,12 @@ import random
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httptools
-import msgspec
 
-from benchmarks.chaos.answers import Answer, CutError, MalformedError, StreamError, read_body, read_stream
+from benchmarks.chaos.answers import Answer
+from benchmarks.chaos.exchange import Received, judge, request
 from benchmarks.chaos.questions import Question
 from benchmarks.chaos.verdicts import Attempt, End
 
@@ -26,28 +25,6 @@ LEAVES, PAUSES = "leaves", "does not read"
 LEAVE_AFTER_S, PAUSE_AFTER_S, PAUSE_S = (0.0, 6.0), (0.0, 3.0), (2.0, 8.0)
 # After an error, as the clients of OpenAI and Anthropic wait before they try again.
 AFTER_ERROR_S = 0.5
-
-
-@dataclass
-class Received:
-    """An HTTP response, as far as it has come."""
-
-    status: int | None = None
-    headers: dict[bytes, bytes] = field(default_factory=dict)
-    content: list[bytes] = field(default_factory=list)
-    is_complete: bool = False
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """The parser calls this and the others."""
-        self.headers[name.lower()] = value
-
-    def on_body(self, data: bytes) -> None:
-        """Of the body, without the marks of its chunks."""
-        self.content.append(data)
-
-    def on_message_complete(self) -> None:
-        """At the end."""
-        self.is_complete = True
 
 
 class Clients:
@@ -140,7 +117,7 @@ class Clients:
             await asyncio.get_running_loop().sock_connect(raw, self._address)
             reader, writer = await asyncio.open_connection(sock=raw, limit=UNREAD_BYTES)
             try:
-                writer.write(_head_and_body(attempt.question))
+                writer.write(request(attempt.question))
                 pause_at_s = attempt.sent_s + drawn.uniform(*PAUSE_AFTER_S) if pauses else None
                 parser, last_s = httptools.HttpResponseParser(received), None
                 while not received.is_complete:
@@ -162,55 +139,3 @@ class Clients:
             finally:
                 # Whoever leaves does so at once, with what it has not read.
                 writer.transport.abort()
-
-
-def judge(attempt: Attempt, received: Received) -> None:
-    """Notes how an exchange has ended that no error of the connection has ended."""
-    attempt.status = received.status
-    content = b"".join(received.content)
-    if received.status is None:
-        attempt.end, attempt.detail = End.CUT, "before the status"
-    elif received.status != 200:
-        attempt.end = End.STATUS
-        message = message_of(content)
-        attempt.is_of_service = message is not None
-        attempt.detail = f"{received.status}: {message or content[:200].decode(errors='replace')}"
-    else:
-        _judge_answer(attempt, received, content)
-
-
-def _judge_answer(attempt: Attempt, received: Received, content: bytes) -> None:
-    question = attempt.question
-    try:
-        if question.is_streamed:
-            lines = [line[6:] for line in content.split(b"\n") if line.startswith(b"data: ")]
-            if not received.is_complete:
-                raise CutError(f"after {len(lines)} events")
-            attempt.answer = read_stream(question.api, lines)
-        elif not received.is_complete:
-            raise CutError(f"after {len(content)} bytes")
-        else:
-            attempt.answer = read_body(question.api, content)
-    except StreamError as error:
-        attempt.end, attempt.detail = End.EVENT, str(error)
-    except CutError as error:
-        attempt.end, attempt.detail = End.CUT, str(error)
-    except MalformedError as error:
-        attempt.end, attempt.detail = End.MALFORMED, str(error)
-
-
-def message_of(content: bytes) -> str | None:
-    """Returns the message of an error as the APIs have it; None of what is no such error."""
-    try:
-        return str(msgspec.json.decode(content)["error"]["message"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return None
-
-
-def _head_and_body(question: Question) -> bytes:
-    body = msgspec.json.encode(question.body)
-    head = (
-        f"POST {question.path} HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
-        f"anthropic-version: 2023-06-01\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body

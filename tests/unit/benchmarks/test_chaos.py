@@ -22,6 +22,7 @@ from benchmarks.chaos.answers import (
     read_body,
     read_stream,
 )
+from benchmarks.chaos.exchange import Received, judge
 from benchmarks.chaos.faults import KINDS, NOTICED_WITHIN_S, Cost, Fault, Need, UnknownFaultError, chosen
 from benchmarks.chaos.growth import MIB, Sample, left_behind, slope, slopes
 from benchmarks.chaos.picture import draw
@@ -38,7 +39,6 @@ from benchmarks.chaos.questions import (
     timed_questions,
 )
 from benchmarks.chaos.schedule import FIRST_AFTER_S, schedule
-from benchmarks.chaos.traffic import Received, judge
 from benchmarks.chaos.verdicts import Attempt, End, Outcome, verdict
 
 ALL = list(KINDS.values())
