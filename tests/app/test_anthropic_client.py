@@ -31,7 +31,7 @@ class Person(pydantic.BaseModel):
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=service.url, api_key="none", max_retries=0, timeout=120) as client:
+    with anthropic.Anthropic(base_url=service.url, api_key="none", max_retries=0, timeout=600) as client:
         yield client
 
 

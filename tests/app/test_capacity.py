@@ -16,7 +16,7 @@ import openai
 import pytest
 
 from serve_app.config import read_config
-from tests.services import MODEL, ROOT, Service, connected, wait_for_load
+from tests.services import LOAD_TIMEOUT_S, MODEL, ROOT, Service, connected, wait_for_load
 
 pytestmark = [pytest.mark.app, pytest.mark.filterwarnings("ignore")]
 
@@ -43,7 +43,7 @@ def _connected(service: Service) -> Iterator[None]:
 
 
 def ask(service: Service, **body: object) -> httpx.Response:
-    return httpx.post(f"{service.v1}/chat/completions", json=BODY | body, timeout=300)
+    return httpx.post(f"{service.v1}/chat/completions", json=BODY | body, timeout=900)
 
 
 @contextlib.contextmanager
@@ -71,7 +71,7 @@ def test_the_cap_the_queue_and_the_refusals(service: Service) -> None:
             was_refused.set()
 
     def chat_as_users_do() -> int:
-        with httpx2.Client(event_hooks={"response": [look]}, timeout=300) as http:
+        with httpx2.Client(event_hooks={"response": [look]}, timeout=900) as http:
             client = openai.OpenAI(base_url=service.v1, api_key="none", http_client=http, max_retries=9)
             messages: Any = [{"role": "user", "content": "Hi"}]
             answer = client.chat.completions.create(model=MODEL, messages=messages, max_tokens=5)
@@ -84,9 +84,9 @@ def test_the_cap_the_queue_and_the_refusals(service: Service) -> None:
             wait_for_load(SLOTS, QUEUE)
             refused = [ask(service, stream=index % 2 == 1) for index in range(SURPLUS)]
             body = {"model": MODEL, "input": "Hi", "stream": True}
-            refused.append(httpx.post(f"{service.v1}/responses", json=body, timeout=300))
+            refused.append(httpx.post(f"{service.v1}/responses", json=body, timeout=900))
             user = pool.submit(chat_as_users_do)
-            assert was_refused.wait(60)
+            assert was_refused.wait(LOAD_TIMEOUT_S)
         served = [future.result() for future in waiting]
         assert user.result() == 5
     for answer in refused:

@@ -18,7 +18,7 @@ from tests.services import MODEL, Service
 
 pytestmark = pytest.mark.app
 
-TURN_TIMEOUT_S = 180
+TURN_TIMEOUT_S = 900
 CONFIG = """\
 model = "{model}"
 model_provider = "service"

@@ -363,7 +363,7 @@ MET: set[str] = set()
 def post(service: Service, path: str, body: dict[str, Any]) -> httpx.Response:
     generates = path in (CHAT, COMPLETIONS, RESPONSES, MESSAGES)
     body = {"model": MODEL} | ({"temperature": 0} if generates else {}) | body
-    return httpx.post(f"{service.url}{path}", json=body, timeout=120)
+    return httpx.post(f"{service.url}{path}", json=body, timeout=600)
 
 
 def answer_of(response: httpx.Response) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def example_settings(num_examples: int) -> settings:
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, timeout=60) as client:
+    with httpx.Client(base_url=service.url, timeout=300) as client:
         yield client
 
 

@@ -76,7 +76,7 @@ def text_of_stream(content: str) -> str:
 async def test_forty_of_forty(service: Service, api: str, stream: bool) -> None:
     path, body = REQUESTS[api]
     turns = asyncio.Semaphore(AT_A_TIME)
-    async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=600) as client:
 
         async def one() -> str:
             async with turns:

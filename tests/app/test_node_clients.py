@@ -12,7 +12,7 @@ from tests.services import MODEL, Service
 
 pytestmark = pytest.mark.app
 
-TIMEOUT_S = 240
+TIMEOUT_S = 1200
 AI_CHECKS = (
     "text",
     "stream",

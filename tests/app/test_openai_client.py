@@ -28,7 +28,7 @@ WEATHER = {
 
 @pytest.fixture(scope="module")
 def client(service: Service) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=service.v1, api_key="none", max_retries=0, timeout=120) as client:
+    with openai.OpenAI(base_url=service.v1, api_key="none", max_retries=0, timeout=600) as client:
         yield client
 
 

@@ -25,7 +25,7 @@ def stream(service: Service) -> list[str]:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    with httpx.stream("POST", f"{service.v1}/chat/completions", json=body, timeout=300) as response:
+    with httpx.stream("POST", f"{service.v1}/chat/completions", json=body, timeout=900) as response:
         return [line.removeprefix("data: ") for line in response.iter_lines() if line]
 
 

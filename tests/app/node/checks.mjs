@@ -10,7 +10,7 @@ export const COUNT = 'Count from 1 to 30.';
 export const WEATHER = 'What is the weather in Paris? Use get_weather.';
 export const PERSON = 'Give me a JSON object with name and age';
 
-const TIMEOUT_MS = 60_000;
+const TIMEOUT_MS = 300_000;
 
 export function user(content) {
   return { role: 'user', content };
