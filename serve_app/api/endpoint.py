@@ -79,7 +79,7 @@ class Endpoint:
                 raise
 
     async def _answer(self, request: _Request, raw: bytes) -> None:
-        run: Run[Any] | None = None
+        """Answers it, and ends all that was opened for it: before an error is sent, which may take long."""
         try:
             check_content_type(request.headers)
             body, exchange, params = await long_bodies.done(len(raw), lambda: self._read(raw))
@@ -93,18 +93,19 @@ class Endpoint:
             prompts = await long_bodies.done(
                 len(raw), lambda: self._generator.prompts(exchange, self._prompt_param)
             )
-            run = self._generator.start(self._api, exchange, params, prompts, request.id, admission.take_slot)
+            run = request.run = self._generator.start(
+                self._api, exchange, params, prompts, request.id, admission.take_slot
+            )
             await (self._stream if exchange.is_streamed else self._whole)(request, run)
         except ServiceError as error:
-            await self._fail(request, run, error)
+            request.close()
+            await self._fail(request, error)
         except Exception:
+            request.close()
             logger.exception("request %s on %s failed", request.id, request.path)
-            await self._fail(request, run, EngineFailedError(UNFORESEEN))
+            await self._fail(request, EngineFailedError(UNFORESEEN))
         finally:
-            if run:
-                run.close()
-            if request.admission:
-                request.admission.close()
+            request.close()
 
     def _read(self, raw: bytes) -> tuple[dict[str, Any], Exchange[Any], Any]:
         """Returns the body, what it asks for and the engine's sampling parameters."""
@@ -155,12 +156,12 @@ class Endpoint:
         finally:
             keep_alive.cancel()
 
-    async def _fail(self, request: _Request, run: Run[Any] | None, error: ServiceError) -> None:
+    async def _fail(self, request: _Request, error: ServiceError) -> None:
         if not request.has_begun:
             await request.send_json(error.status, self._error_body(error, request.id), error)
-        elif run and request.is_stream:
+        elif request.run and request.is_stream:
             logger.error("the stream of request %s was ended by an error: %s", request.id, error)
-            await request.end_stream(run.encoder.error_bytes(error))
+            await request.end_stream(request.run.encoder.error_bytes(error))
         else:
             raise error
 
@@ -203,6 +204,7 @@ class _Request:
         given = self.headers.get("x-request-id", "")
         self.id = given if _REQUEST_ID.fullmatch(given) else new_request_id()
         self.admission: AdmissionRequest | None = None
+        self.run: Run[Any] | None = None
         self.warnings: tuple[str, ...] = ()
         self.has_begun = self.is_stream = self.is_left = False
         self.task = asyncio.current_task()
@@ -218,6 +220,13 @@ class _Request:
             pieces.append(message.get("body", b""))
             if not message.get("more_body"):
                 return b"".join(pieces)
+
+    def close(self) -> None:
+        """Ends its sequences, and gives back what the gate has given it. More than one time is as one."""
+        if self.run:
+            self.run.close()
+        if self.admission:
+            self.admission.close()
 
     def _response_headers(self, error: ServiceError | None) -> Iterator[tuple[bytes, bytes]]:
         yield self._id_header.encode(), self.id.encode()

@@ -208,7 +208,8 @@ class Run(Generic[Event]):
     ) -> None:
         self.encoder, self.prompts = encoder, prompts
         self.sequences: list[EngineSequence] = []
-        self.inbox = Inbox(max_unread_tokens, self._overflow, is_for_whole_answers=is_whole)
+        # One that fails takes the others with it at once, and not when its client has read what came before.
+        self.inbox = Inbox(max_unread_tokens, self._overflow, self.close, is_for_whole_answers=is_whole)
         self._max_unread_tokens = max_unread_tokens
         self._readers = [new_reader() for _ in prompts]
         self._ends: dict[int, AnswerEnded] = {}
@@ -276,7 +277,6 @@ class Run(Generic[Event]):
         )
         logger.error("a stream was ended: %s", error)
         self.inbox.fail(error)
-        self.close()
 
     def close(self) -> None:
         """Ends the sequences that have not ended, in their engines."""

@@ -36,14 +36,17 @@ class Inbox:
         self,
         max_unread_tokens: int | None = None,
         on_overflow: Callable[[], None] = lambda: None,
+        on_failure: Callable[[], None] = lambda: None,
         *,
         is_for_whole_answers: bool = False,
     ) -> None:
         """`on_overflow` is called when more than `max_unread_tokens` wait; it is expected to `fail` this.
+        `on_failure` is called when it has failed, however long it takes until that is read.
 
         `is_for_whole_answers`: `take` returns when a sequence has ended, and not at every step of it.
         """
         self._max_unread_tokens, self._on_overflow = max_unread_tokens, on_overflow
+        self._on_failure = on_failure
         self._is_for_whole_answers, self._is_ready = is_for_whole_answers, False
         self._steps: dict[int, Step] = {}
         self._num_unread = 0
@@ -74,6 +77,7 @@ class Inbox:
             self._error = error
             self._is_ready = True
             self._wake()
+            self._on_failure()
 
     def wake(self) -> None:
         """Has `take` return, even if nothing has arrived."""

@@ -114,6 +114,7 @@ class ScriptedEngines:
     finish: str = "stop"
     num_cached_tokens: int = 0
     started: list[Started] = field(default_factory=list)
+    inboxes: list[Inbox] = field(default_factory=list)
     num_open: int = 0
     num_left_early: int = 0
     is_left: asyncio.Event = field(default_factory=asyncio.Event)
@@ -145,6 +146,7 @@ class ScriptedEngines:
     ) -> ScriptedSequence:
         one = Started(request_id, list(prompt_token_ids), sampling, params, grant, choice, seed_offset)
         self.started.append(one)
+        self.inboxes.append(inbox)
         self.has_started.set()
         sequence = ScriptedSequence()
         self.num_open += 1

@@ -17,7 +17,16 @@ from serve_app.errors import (
     OverloadedError,
     ServiceError,
 )
-from tests.unit.api.scripted import PATHS, REPLY, events_of, message_of, scripted_service
+from tests.unit.api.scripted import (
+    CHAT,
+    COMPLETIONS,
+    PATHS,
+    REPLY,
+    events_of,
+    message_of,
+    scripted_service,
+)
+from tests.waiting import pass_until
 
 ENGINE_ERRORS = [
     EngineLostError("the replica has died"),
@@ -102,3 +111,26 @@ async def test_a_choice_that_cannot_be_sent_takes_the_others_with_it() -> None:
         service.engines.script = lambda _: [None]
         answer = await service.post(n=3)
         assert answer.status_code == 500
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("reads", [True, False])
+async def test_an_error_of_one_choice_ends_the_others_at_once(path: str, reads: bool) -> None:
+    """Before its client has read what came before it: it may never do so."""
+    async with scripted_service(max_concurrent_requests=1000) as service:
+        begin = "<|channel|>final<|message|>Hello there, friend"
+        service.engines.script = lambda _: [begin, None]
+        choices = {CHAT: {"n": 5}, COMPLETIONS: {"n": 5, "prompt": ["a", "b"]}}.get(path, {})
+        num_sequences = {CHAT: 5, COMPLETIONS: 10}.get(path, 1)
+        exchange = service.exchange(path, stream=True, **choices)
+        if not reads:
+            exchange.reads.clear()
+        await service.engines.until_started(num_sequences)
+        await exchange.until(lambda: bool(exchange.text))
+        assert service.engines.num_open == num_sequences
+        service.engines.inboxes[num_sequences // 2].fail(EngineLostError("the replica has died"))
+        await pass_until(lambda: service.engines.num_open == 0)
+        assert (service.gate._own.num_running, service.gate._own.num_waiting) == (0, 0)
+        exchange.reads.set()
+        await exchange.end()
+        assert "the replica has died" in exchange.text
