@@ -15,7 +15,7 @@ SCRIPTS = Path(__file__).parent / "app" / "node"
 CACHE = Path("~/.cache/serve_app/node").expanduser()
 MIN_NODE = 20
 # Some 570 MB, most of it Codex.
-INSTALL_TIMEOUT_S = 300
+INSTALL_TIMEOUT_S = 900
 
 
 class NodeMissingError(Exception):

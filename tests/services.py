@@ -62,7 +62,7 @@ class Service:
     def wait_for_engines(self, number: int) -> None:
         """Until that many are ready."""
         wait_until(
-            lambda: httpx.get(f"{self.url}/health").json().get("ready_engines") == number,
+            lambda: httpx.get(f"{self.url}/health", timeout=60).json().get("ready_engines") == number,
             START_TIMEOUT_S,
             lambda: self.log.read_text(errors="replace")[-3000:],
             interval_s=0.5,

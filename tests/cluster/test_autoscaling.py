@@ -45,8 +45,8 @@ H100_NODE = {
 }
 NODE_IDLE_S = 5
 # Serve looks back 30 s, and a node follows within seconds; the rest is for a busy machine.
-SCALING_TIMEOUT_S = 300
-CONNECT_TIMEOUT_S = 120
+SCALING_TIMEOUT_S = START_TIMEOUT_S
+CONNECT_TIMEOUT_S = STOP_TIMEOUT_S = 600
 # An engine runs four at once, and three are its target: the others ask for another one.
 NUM_CLIENTS, NUM_TOKENS = 12, 200
 
@@ -94,6 +94,8 @@ def config_of(port: int) -> dict[str, Any]:
         "upscale_delay_s": 0,
         "downscale_delay_s": 5,
     }
+    # Nobody who waits is sent away, however slow the machine makes the engine.
+    config["applications"][0]["args"]["admission"] = {"max_wait_s": START_TIMEOUT_S}
     return config
 
 
@@ -177,14 +179,14 @@ def stop(ray_start: subprocess.Popen[bytes], folder: Path) -> None:
         processes = psutil.Process(ray_start.pid).children(recursive=True)
     ray_start.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        ray_start.wait(20)
+        ray_start.wait(STOP_TIMEOUT_S)
     ray_start.kill()
     # What lost its parent before is found by its command line.
     processes += [process for process in psutil.process_iter() if belongs(process, folder)]
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    _, left = psutil.wait_procs(processes, 20)
+    _, left = psutil.wait_procs(processes, STOP_TIMEOUT_S)
     assert not left
 
 

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.engine
 
 BUCKET = "bucket"
 RANGE_BYTES = 32 * 1024 * 1024
-DEADLINE_S = 60
+DEADLINE_S = 600
 GET = re.compile(r"GET (\S+) HTTP")
 
 
