@@ -55,7 +55,7 @@ class AnswerReader:
 
     def __init__(self, offer: Offer, vocabulary: Vocabulary) -> None:
         self._offer = offer
-        self._stop_strings = StopStrings(offer.stop)
+        self._stop_strings = StopStrings.of(offer.stop)
         self._is_searched = bool(self._stop_strings)
         self.repairs: Counter[str] = Counter()
         """What had to be repaired so far, by kind (`repairs.KINDS`)."""

@@ -44,7 +44,7 @@ class TextReader:
         self._ends = frozenset() if plain.keeps_stop_string else plain.stop_tokens.union(hidden)
         self._held: tuple[int, TokenLogprob | None] | None = None
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        strings = StopStrings(plain.stop)
+        strings = StopStrings.of(plain.stop)
         self._search = StopSearch(strings) if strings else None
         self._num_tokens = self._num_chars = self._num_released = 0
         self._num_unsearched = 0

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.answers.answer import AnswerReader
+from serve_app.answers.offer import Offer, PlainText
 from serve_app.answers.stop_strings import Match, StopSearch, StopStrings
+from serve_app.answers.text import TextReader
+from serve_app.harmony.tokens import Vocabulary
 from tests.examples import examples
 
 
@@ -74,3 +80,23 @@ def test_the_time_does_not_grow_with_what_is_held_back() -> None:
     assert found.end() == "a" * num_chars
     # Some 30 ms; looking again at what is held back each time would take a minute.
     assert time.process_time() - started < 2
+
+
+def test_answers_with_the_same_strings_share_what_is_made_of_them() -> None:
+    strings = ("a", "ab")
+    one = StopStrings.of(strings)
+    assert StopStrings.of(("a", "ab")) is one
+    assert StopStrings.of(("ab", "a")) is not one
+    state = weakref.ref(one)
+    del one
+    gc.collect()
+    assert state() is None
+
+
+def test_readers_of_one_request_share_it() -> None:
+    vocabulary = Vocabulary.load()
+    stop = ("some stop", "another")
+    answers = [AnswerReader(Offer(stop=stop), vocabulary)._stop_strings for _ in range(2)]
+    texts = [TextReader(PlainText(stop=stop), vocabulary)._search for _ in range(2)]
+    assert answers[0] is answers[1]
+    assert all(search is not None and search._strings is answers[0] for search in texts)
