@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--faults", default="all", help=f"all, none, or names with commas: {', '.join(faults.KINDS)}"
     )
     found.add_argument("--spacing-s", type=float, default=45.0, help="between two faults, on average")
+    found.add_argument("--nodes", type=int, choices=(1, 2, 3), default=3, help="of the cluster")
     found.add_argument("--clients", type=int, help="at a time; default: 64, or 8 with vLLM's engines")
     found.add_argument("--leaving", type=float, default=0.1, help="share of requests whose client leaves")
     found.add_argument(
@@ -95,7 +96,7 @@ def main() -> int:
 
 
 def _run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    with running(folder, options.engines) as service:
+    with running(folder, options.engines, options.nodes) as service:
         kinds, left_out = faults.chosen(options.faults, abilities(service))
         ask = questions.model_questions if options.engines == VLLM else questions.timed_questions
         plan = Plan(

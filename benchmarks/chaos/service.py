@@ -31,6 +31,8 @@ BUCKET = "bucket"
 # The tokenizer takes 27 MiB, and staging leaves 256 MiB in reserve.
 DISK_BYTES = 320 << 20
 START_TIMEOUT_S = 420
+# Of three nodes, two have room for all replicas: each reserves a fifth of a CPU.
+CPUS_OF_ALL = 3
 # Ray gives a node half a minute, which is short on a busy machine.
 NODE_ATTEMPTS = 5
 OBJECT_STORE_BYTES = 80_000_000
@@ -134,7 +136,11 @@ class Service:
         where = ["--head", f"--port={self._gcs_port}", "--include-dashboard=false"]
         if node != self.nodes[0]:
             where = [f"--address={self.address}"]
-        options = [f"--node-ip-address={node}", "--num-cpus=1", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        options = [
+            f"--node-ip-address={node}",
+            f"--num-cpus={CPUS_OF_ALL // len(self.nodes)}",
+            f"--object-store-memory={OBJECT_STORE_BYTES}",
+        ]
         for attempt in range(NODE_ATTEMPTS):
             try:
                 # One after the other: two that start at once take the same name for a socket.
@@ -210,13 +216,16 @@ class Service:
 
 
 @contextlib.contextmanager
-def running(folder: Path, engines: str) -> Iterator[Service]:
-    """A service of these engines, from when it answers to the end of the block."""
+def running(folder: Path, engines: str, num_nodes: int) -> Iterator[Service]:
+    """A service of these engines, from when it answers to the end of the block.
+
+    It has one node where there is no sandbox to give others an address.
+    """
     nodes: tuple[str, ...] = ("127.0.0.1",)
     has_disk = False
     if sandbox.is_inside():
         sandbox.prepare_network()
-        nodes = sandbox.NODES
+        nodes = sandbox.NODES[:num_nodes]
         (folder / "staging").mkdir()
         has_disk = engines == TIMED and sandbox.mount_small_disk(str(folder / "staging"), DISK_BYTES)
     with (folder / "log").open("w") as log:

@@ -12,7 +12,7 @@ from serve_app.demo import MODEL_NAME
 
 ROOT = Path(__file__).parents[2]
 TIMED, VLLM = "timed", "vllm"
-# What Ray reserves, of the one CPU that each node has: two nodes have room for what three had.
+# What Ray reserves.
 NUM_CPUS = 0.2
 
 
