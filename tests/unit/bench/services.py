@@ -16,6 +16,8 @@ HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding
 END = b"0\r\n\r\n"
 # Long enough for the client to read what came before on its own, most of the time; nothing depends on it.
 PAUSE_S = 0.002
+# For what comes at once, unless the machine is busy.
+PATIENCE_S = 300
 
 
 class Act(Enum):
@@ -120,12 +122,12 @@ def serving(answer: Answer) -> Iterator[Service]:
     stopped = asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(run()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE_S)
     try:
         yield service
     finally:
         loop.call_soon_threadsafe(stopped.set)
-        thread.join(10)
+        thread.join(PATIENCE_S)
         loop.close()
 
 

@@ -15,6 +15,7 @@ from tests.unit.bench.services import (
     DONE,
     END,
     HEAD,
+    PATIENCE_S,
     PAUSE_S,
     STREAM,
     Act,
@@ -30,7 +31,7 @@ from tests.unit.bench.services import (
 
 
 async def ask(
-    url: str, count: int = 1, *, timeout_s: float = 10.0, stream: bool = True
+    url: str, count: int = 1, *, timeout_s: float = PATIENCE_S, stream: bool = True
 ) -> list[RequestRecord]:
     """Requests one after another, over kept connections where they allow it."""
     load = Load(url=url, concurrency=1, input_tokens=3, output_tokens=4, timeout_s=timeout_s, stream=stream)
@@ -47,7 +48,7 @@ async def ask(
     return [events.read(raw) for raw in traffic.spool.read()]
 
 
-async def ask_one(answer: Answer, *, timeout_s: float = 10.0) -> RequestRecord:
+async def ask_one(answer: Answer, *, timeout_s: float = PATIENCE_S) -> RequestRecord:
     with serving(answer) as service:
         (record,) = await ask(service.url, timeout_s=timeout_s)
     return record
@@ -157,7 +158,7 @@ async def test_the_service_sees_what_it_should(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 async def test_failures_have_names(parts: list[bytes | Act], error: str) -> None:
-    record = await ask_one(lambda _: parts, timeout_s=0.2 if error == "timeout" else 10.0)
+    record = await ask_one(lambda _: parts, timeout_s=0.2 if error == "timeout" else PATIENCE_S)
     assert record.error == error
     assert record.end_ns >= record.sent_ns > 0
 

@@ -120,6 +120,6 @@ def test_what_a_version_leaves_is_ended_and_nothing_else(tmp_path: Path) -> None
         subprocess.Popen(command, env=os.environ | others.environment()) as kept,
     ):
         ours.end()
-        assert left.wait(30) == -signal.SIGKILL
+        assert left.wait(300) == -signal.SIGKILL
         assert kept.poll() is None
         kept.kill()

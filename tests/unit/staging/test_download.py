@@ -11,7 +11,7 @@ from serve_app.staging.download import Download
 from serve_app.staging.errors import CorruptObjectError, StagingError
 from serve_app.staging.partial import PartialFolder
 from tests.unit.staging.conftest import S3
-from tests.unit.staging.fault_proxy import OK, Exchange, Fault, FaultProxy
+from tests.unit.staging.fault_proxy import OK, PATIENCE_S, Exchange, Fault, FaultProxy
 from tests.unit.staging.versions import (
     CHUNK_BYTES,
     NUM_RANGES,
@@ -87,7 +87,7 @@ def test_ranges_arrive_in_parallel(version: Version, proxy: FaultProxy, tmp_path
     def plan(_: object) -> Fault:
         # Broken, and so an error of the proxy's, unless four requests are under way at once.
         if len(proxy.gets()) <= 4:
-            barrier.wait(10)
+            barrier.wait(PATIENCE_S)
         return OK
 
     proxy.plan = plan

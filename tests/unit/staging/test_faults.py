@@ -103,7 +103,7 @@ def test_connections_are_reset_as_soon_as_they_are_made(
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault(stall_at=0), Fault(stall_at=IN_THE_SECOND_CHUNK), Fault(bytes_per_s=1000), Fault(delay_s=30)],
+    [Fault(stall_at=0), Fault(stall_at=IN_THE_SECOND_CHUNK), Fault(bytes_per_s=20), Fault(delay_s=1000)],
 )
 def test_a_connection_that_brings_nothing_or_too_little_is_given_up(
     version: Version,
@@ -121,7 +121,8 @@ def test_a_connection_that_brings_nothing_or_too_little_is_given_up(
     )
     start = time.monotonic()
     assert_complete(stage(version, tmp_path).path, version)
-    assert time.monotonic() - start < 10
+    # It would bring what was asked for after ten minutes at the earliest.
+    assert time.monotonic() - start < 100
 
 
 @pytest.mark.slow

@@ -182,7 +182,8 @@ def test_being_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     start = time.monotonic()
     with pytest.raises(StagingError):
         retrying(call, "GET a", stop)
-    assert time.monotonic() - start < 10
+    # Not the thousand seconds before the next try.
+    assert time.monotonic() - start < 100
     assert call.num_calls == 1
     timer.join()
 

@@ -127,7 +127,7 @@ with Timeline(Path(sys.argv[1]), "abc", {}) as start:
             pass
         with Recorder(start.path).phase("profile"):
             print("there", flush=True)
-            time.sleep(60)
+            time.sleep(1000)
 """
 
 

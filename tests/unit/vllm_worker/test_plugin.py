@@ -19,7 +19,7 @@ from serve_app.staging import timeline
 from serve_app.vllm_worker import cpu_repairs, grammars, phases, plugin, resumption, routing_kernels
 from tests.services import ROOT
 
-TIMEOUT_S = 60
+TIMEOUT_S = 600
 EVERYWHERE = [grammars.install, resumption.install]
 
 
