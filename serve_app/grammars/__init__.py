@@ -1,5 +1,6 @@
 """Grammars of structured output: whether a structural tag can become one, found out before an engine gets it.
 
+- `bounds`: how large patterns and grammars may be
 - `checker`: asks worker processes, within limits
 - `worker`: such a process, which compiles one grammar after the other
 - `vocabulary`: the vocabulary as grammars see it, in which special tokens are no text

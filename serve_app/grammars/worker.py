@@ -28,6 +28,7 @@ import msgspec
 import numpy as np
 
 from serve_app.errors import may_be_quoted
+from serve_app.grammars.bounds import bounds_problem
 from serve_app.grammars.text import with_valid_strings
 
 SAMPLING = 64
@@ -44,6 +45,9 @@ NUM_STEPS = 128
 NUM_LAST_STEPS = 16
 # Steps until it is seen whether any text can come to an end.
 MAX_STEPS_TO_END = 96
+
+# A thread of an engine has at least twice as much, mostly eight times.
+MAX_STACK_BYTES = 1024 * 1024
 
 # Objects and lists in one another, all of a structural tag's counted: vLLM takes no more
 # (`check_json_nesting`), and says so only in the engine, where a request has waited for its turn.
@@ -110,18 +114,25 @@ class Compiler:
         """Returns what is the matter with a structural tag, or None."""
         if nests_deeper(structural_tag, MAX_NESTING):
             return TOO_DEEP
+        if problem := _out_of_bounds(structural_tag):
+            return problem
         try:
-            # A compiler of its own, as in `IsolatedCompiler`.
-            compiler = self._xgrammar.GrammarCompiler(self._info, 1, True, -1)
-            text = self._xgrammar.Grammar.from_structural_tag(structural_tag).to_string()
-            if (valid := with_valid_strings(text)) != text:
-                grammar = compiler.compile_grammar_from_strings(valid, "root")
-            else:
-                grammar = compiler.compile_structural_tag(structural_tag)
+            return self._compiled_problem(structural_tag)
         except MemoryError:
             return TOO_LARGE
         except Exception as error:  # whatever xgrammar says no with
-            return _plain(str(error)) if type(error) is RuntimeError else NOT_UNDERSTOOD
+            if type(error) is not RuntimeError:
+                return NOT_UNDERSTOOD
+            return TOO_LARGE if "bad_alloc" in str(error) else _plain(str(error))
+
+    def _compiled_problem(self, structural_tag: str) -> str | None:
+        # A compiler of its own, as in `IsolatedCompiler`.
+        compiler = self._xgrammar.GrammarCompiler(self._info, 1, True, -1)
+        text = self._xgrammar.Grammar.from_structural_tag(structural_tag).to_string()
+        if (valid := with_valid_strings(text)) != text:
+            grammar = compiler.compile_grammar_from_strings(valid, "root")
+        else:
+            grammar = compiler.compile_structural_tag(structural_tag)
         if grammar.memory_size_bytes() > MAX_GRAMMAR_BYTES:
             return TOO_LARGE
         if not self._can_end(grammar):
@@ -201,6 +212,13 @@ def nests_deeper(document: str, limit: int) -> bool:
     return True
 
 
+def _out_of_bounds(document: str) -> str | None:
+    try:
+        return bounds_problem(msgspec.json.decode(document))
+    except msgspec.DecodeError:
+        return None  # which xgrammar says better
+
+
 def _enter_content(matcher: Any, vocabulary: Vocabulary) -> None:
     """Takes an answer to where its text begins, or leaves it at its beginning if there is no such way."""
     channel, message = vocabulary.markers
@@ -237,6 +255,8 @@ def _limit(max_memory_bytes: int) -> None:
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_DATA, (max_memory_bytes, max_memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (MAX_STACK_BYTES, most))
 
 
 def main(max_cpu_s: float, max_memory_bytes: int) -> None:

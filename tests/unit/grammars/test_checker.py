@@ -156,6 +156,18 @@ async def test_a_schema_that_nests_deeper_than_vllm_takes(checker: GrammarChecke
     assert await refusal(checker, tag_of("json_schema", nested(80))) == TOO_DEEP
 
 
+@pytest.mark.parametrize("key", ["pattern", "patternProperties"])
+async def test_a_pattern_that_would_overflow_a_stack_kills_no_worker(
+    checker: GrammarChecker, key: str
+) -> None:
+    await all_free(checker)
+    before = pids(checker)
+    pattern = "(" * 8000 + "a" + ")" * 8000
+    schema = {"type": "string", key: pattern} if key == "pattern" else {"type": "object", key: {pattern: {}}}
+    assert "groups in one another" in await refusal(checker, tag_of("json_schema", schema))
+    assert pids(checker) == before
+
+
 async def test_no_structural_tag(checker: GrammarChecker) -> None:
     assert await refusal(checker, "{}")
     assert await refusal(checker, "no JSON")
