@@ -35,6 +35,9 @@ from serve_app.harmony.tokens import (
 
 # More tokens than the words of a header between two messages can be; what is longer is a text.
 _MAX_STRAY_WORDS = 32
+# A header has three parts. What a model says behind so many markers is of the last part: reading some ten
+# thousand of them when the message begins would hold up all streams.
+_MAX_PARTS = 64
 
 
 class MessageEnd(NamedTuple):
@@ -180,7 +183,7 @@ class Reader:
             self._message(events)
         elif token == CONSTRAIN and self.state is State.HEADER:
             self._is_stray = False
-            self._parts.append(self._part(PartKind.TYPE))
+            self._add_part(PartKind.TYPE)
         else:
             self._slips[Slip.SPECIAL_IN_TEXT if self.state is State.TEXT else Slip.STRAY_TOKEN] += 1
 
@@ -217,7 +220,13 @@ class Reader:
         if self.state is not State.HEADER:
             self._parts = []
         self.state, self._is_stray = State.HEADER, False
-        self._parts.append(self._part(PartKind.CHANNEL))
+        self._add_part(PartKind.CHANNEL)
+
+    def _add_part(self, kind: PartKind) -> None:
+        if len(self._parts) < _MAX_PARTS:
+            self._parts.append(self._part(kind))
+        else:
+            self._slips[Slip.STRAY_TOKEN] += 1
 
     def _message(self, events: list[MessageEvent]) -> None:
         if self.state is State.TEXT:

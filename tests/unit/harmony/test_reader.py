@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from serve_app.harmony.characters import Characters
 from serve_app.harmony.header import Header
 from serve_app.harmony.raw_part import Text
@@ -83,3 +85,21 @@ def test_characters_do_not_depend_on_how_bytes_are_cut() -> None:
         # The model's own U+FFFD is none that stands for something else.
         assert cut.num_bad == whole.num_bad == text.count("\ufffd")
         assert cut.end() == ""
+
+
+@pytest.mark.parametrize("marker", ["<|channel|>", "<|constrain|>", "<|channel|>final", "<|constrain|>json"])
+def test_a_header_has_a_number_of_parts(marker: str) -> None:
+    """Behind more markers than any header has, a message is read, and the step that begins it is short."""
+    reader, slips = new_reader()
+    reader.feed(tokens_of(marker) * 1000)
+    assert len(reader._parts) == 64
+    reader.feed(tokens_of("<|channel|>final"))
+    assert reader.feed(tokens_of("<|message|>Hi"))[-1] == Text("Hi", reader.num_tokens - 1, 1)
+    assert slips[Slip.STRAY_TOKEN] > 900
+
+
+def test_a_header_of_many_parts_is_read_as_to_the_last_word() -> None:
+    reader, _ = new_reader()
+    reader.feed(tokens_of("<|channel|>analysis") * 100)
+    [header, _] = reader.feed(tokens_of("<|channel|> final<|message|>Hi"))
+    assert header == Header("final")
