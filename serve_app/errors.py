@@ -26,6 +26,7 @@ from __future__ import annotations
 import re
 import re
 from http import HTTPStatus
+from typing import Any
 
 
 class ServiceError(Exception):
@@ -41,6 +42,16 @@ class ServiceError(Exception):
         """`retry_after_s`: when sending the request again will do, where that is known."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> Any:
+        # By its fields, and not by the arguments of a constructor that it may not have: engines raise some.
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[ServiceError], args: tuple[object, ...], fields: dict[str, object]) -> ServiceError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(fields)
+    return error
 
 
 class BadRequestError(ServiceError):
