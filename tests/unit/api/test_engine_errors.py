@@ -120,7 +120,9 @@ async def test_an_error_of_one_choice_ends_the_others_at_once(path: str, reads: 
     async with scripted_service(max_concurrent_requests=1000) as service:
         begin = "<|channel|>final<|message|>Hello there, friend"
         service.engines.script = lambda _: [begin, None]
-        choices = {CHAT: {"n": 5}, COMPLETIONS: {"n": 5, "prompt": ["a", "b"]}}.get(path, {})
+        choices: dict[str, Any] = {"n": 5} if path in (CHAT, COMPLETIONS) else {}
+        if path == COMPLETIONS:
+            choices["prompt"] = ["a", "b"]
         num_sequences = {CHAT: 5, COMPLETIONS: 10}.get(path, 1)
         exchange = service.exchange(path, stream=True, **choices)
         if not reads:
