@@ -19,6 +19,10 @@ from serve_app.harmony.tool_schemas.reader import WorkLimit
 from serve_app.harmony.tool_schemas.text import comment
 from serve_app.harmony.tool_schemas.types import SchemaTypes
 
+# Of a message's header, as read. Megabytes of spaces for a name would hold up all streams while they are
+# replaced.
+MAX_NAME_CHARS = 4096
+
 
 def tools_section(tools: Sequence[Tool]) -> str:
     """Returns the section of the developer message that defines the tools as functions."""
@@ -33,5 +37,5 @@ def tools_section(tools: Sequence[Tool]) -> str:
 
 
 def word(name: str) -> str:
-    """Returns a name as one word, since a space would end it in a message's header."""
-    return re.sub(r"\s", "_", name)
+    """Returns a name as one word, since a space would end it in a header; a very long one is cut."""
+    return re.sub(r"\s", "_", name[:MAX_NAME_CHARS])

@@ -25,6 +25,7 @@ from serve_app.harmony.conversation import (
 )
 from serve_app.harmony.renderer import DATE_VARIABLE, PromptTooLongError, Renderer, start_date
 from serve_app.harmony.tokens import Vocabulary
+from serve_app.harmony.tool_schemas.section import MAX_NAME_CHARS
 from tests.examples import examples
 
 DATE = "2026-01-02"
@@ -225,3 +226,22 @@ def test_a_prompt_that_is_too_long_is_not_encoded_to_its_end() -> None:
         assert 1000 < caught.value.num_tokens < 10_000
         # What was cut is not taken for the whole later.
         assert len(renderer().render(Conversation((said,)))) > 10**5
+
+
+@pytest.mark.parametrize(
+    "turns_of",
+    [
+        lambda name: (UserText("a", name),),
+        lambda name: (UserText("a"), Call(name, "{}")),
+        lambda name: (UserText("a"), Call("f", "{}"), ToolResult(name, "b")),
+    ],
+)
+def test_what_is_behind_the_longest_name_costs_nothing(turns_of: Any) -> None:
+    """Megabytes of it are neither looked through nor encoded."""
+
+    def prompt(num_chars: int) -> list[int]:
+        return renderer().render(Conversation(turns_of("a " * (num_chars // 2))))
+
+    assert len(prompt(MAX_NAME_CHARS)) > MAX_NAME_CHARS // 4
+    assert prompt(MAX_NAME_CHARS) == prompt(4_000_000)
+    assert prompt(MAX_NAME_CHARS) != prompt(MAX_NAME_CHARS - 2)
