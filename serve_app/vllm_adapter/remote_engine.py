@@ -25,7 +25,7 @@ from serve_app.vllm_adapter import wire
 from serve_app.vllm_adapter.remote_sequence import RemoteSequence
 from serve_app.vllm_adapter.sampling_params import SamplingParamsEncoder, client_error
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ray.serve")
 
 __all__ = ["RemoteEngine", "RemoteSequence"]
 

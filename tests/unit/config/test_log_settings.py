@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -13,6 +14,7 @@ from types import ModuleType
 
 import pytest
 
+import serve_app
 from serve_app.config import AppConfig
 from serve_app.config.fast_paths import THROUGHPUT_OPTIMIZED
 from serve_app.config.log_settings import BUFFER_SIZE, ENVIRONMENT, LOGGING_CONFIG, TO_STDERR, problem
@@ -121,3 +123,17 @@ def test_build_says_so(
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert f"Set {BUFFER_SIZE}=1 before `ray start`" in record.getMessage()
+
+
+def test_modules_of_replicas_log_to_serves_logger() -> None:
+    """What goes to another is in no log file of a replica."""
+    package = Path(serve_app.__file__).parent
+    others = {
+        str(file.relative_to(package)): name
+        for file in package.rglob("*.py")
+        # vLLM's own processes know nothing of Serve.
+        if "vllm_worker" not in file.parts
+        for name in re.findall(r"logging\.getLogger\((.*?)\)", file.read_text())
+        if name != '"ray.serve"'
+    }
+    assert others == {}

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from ray.exceptions import RayTaskError
 
 from serve_app.answers.items import TokenLogprob
 from serve_app.api.inbox import Inbox
@@ -340,8 +341,6 @@ async def test_an_unforeseen_error_is_in_the_log(caplog: pytest.LogCaptureFixtur
 
 
 async def test_the_traceback_of_a_replica_is_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    from ray.exceptions import RayTaskError
-
     said = "Traceback: File /home/me/secret.py, ip=10.0.0.1"
     remote = RayTaskError("generate", said, ValueError("no pages"))  # type: ignore[no-untyped-call]
 
