@@ -12,7 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from serve_app.api.body_limit import BodyLimit
-from serve_app.api.error_forms import ANTHROPIC_ID, OPENAI_ID, error_response, new_request_id
+from serve_app.api.error_forms import (
+    ANTHROPIC_ID,
+    OPENAI_ID,
+    error_response,
+    new_request_id,
+    route_path,
+)
 from serve_app.errors import UNFORESEEN, ServiceError, may_be_quoted
 
 logger = logging.getLogger("ray.serve")
@@ -72,7 +78,7 @@ def new_app(
 
 async def _service_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServiceError)
-    return error_response(request.url.path, error)
+    return error_response(route_path(request.scope), error)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
@@ -80,11 +86,11 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     status = HTTPStatus(error.status_code)
     ours = ServiceError(error.detail if may_be_quoted(error.detail) else status.phrase)
     ours.status = status
-    return error_response(request.url.path, ours, error.headers)
+    return error_response(route_path(request.scope), ours, error.headers)
 
 
 async def _unforeseen_error(request: Request, error: Exception) -> JSONResponse:
     # Starlette raises it once more, and Serve logs it without an id.
     request_id = new_request_id()
     logger.error("request %s on %s failed", request_id, request.url.path, exc_info=error)
-    return error_response(request.url.path, ServiceError(UNFORESEEN), request_id=request_id)
+    return error_response(route_path(request.scope), ServiceError(UNFORESEEN), request_id=request_id)

@@ -11,7 +11,7 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.error_forms import error_response
+from serve_app.api.error_forms import error_response, route_path
 from serve_app.errors import TooLargeError
 
 TOO_LARGE = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
@@ -34,7 +34,7 @@ class BodyLimit:
         # Other numbers than this, such as "²" or thousands of digits, are left to the count below.
         is_number = declared.isascii() and declared.isdigit() and len(declared) < 20
         if is_number and int(declared) > self.max_bytes:
-            response = error_response(scope["path"], TooLargeError(self.message))
+            response = error_response(route_path(scope), TooLargeError(self.message))
             await response(scope, receive, send)
             return
         num_bytes = 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from serve_app.admission.http import retry_after
 from serve_app.api.messages import errors as messages_errors
@@ -37,6 +38,12 @@ def anthropic_form(error: ServiceError, request_id: str) -> dict[str, Any]:
 def new_request_id() -> str:
     """Returns an id for a request that came without one."""
     return f"req_{uuid.uuid4().hex}"
+
+
+def route_path(scope: Scope) -> str:
+    """Returns the path of a request below Serve's `route_prefix`: that of a route."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def error_response(

@@ -7,6 +7,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 from fastapi import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from serve_app.api.application import new_app
 from serve_app.errors import UNFORESEEN, OverloadedError
@@ -25,6 +26,7 @@ async def test_health_needs_no_worker_thread() -> None:
     assert answer.json() == {"status": "ready", "ready_engines": 2}
 
 
+@pytest.mark.parametrize("prefix", ["", "/v2", "/v1/messages"])
 @pytest.mark.parametrize("path", ["/elsewhere", "/v1/messages/elsewhere"])
 @pytest.mark.parametrize(
     ("error", "status", "kinds"),
@@ -35,15 +37,21 @@ async def test_health_needs_no_worker_thread() -> None:
     ],
 )
 async def test_errors_of_any_route_have_the_apis_form(
-    path: str, error: Exception, status: int, kinds: set[str]
+    prefix: str, path: str, error: Exception, status: int, kinds: set[str]
 ) -> None:
+    """Whatever Serve's `route_prefix` is."""
     app = new_app(MAX_BODY_BYTES, lambda: 1)
 
     async def fail() -> None:
         raise error
 
     app.get(path)(fail)
-    answer = await request(app, "GET", path)
+
+    async def below_prefix(scope: Scope, receive: Receive, send: Send) -> None:
+        # As Serve gives it.
+        await app(scope | {"root_path": prefix}, receive, send)
+
+    answer = await request(below_prefix, "GET", prefix + path)
     body: dict[str, Any] = answer.json()
     assert answer.status_code == status
     message = UNFORESEEN if status == 500 else str(error)
