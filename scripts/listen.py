@@ -48,7 +48,8 @@ def main() -> int:
     arguments = parser.parse_args()
     config: dict[str, Any] = yaml.safe_load(arguments.config.read_text())
     options: dict[str, Any] = config.setdefault("http_options", {})
-    port = arguments.port or options.get("port", SERVE_DEFAULT_PORT)
+    # Serve takes it in quotes, too.
+    port = int(arguments.port or options.get("port", SERVE_DEFAULT_PORT))
     if not is_free(options.get("host", "127.0.0.1"), port):
         print(
             f"port {port} is taken by {holder(port)}: stop it, or choose another with --port", file=sys.stderr

@@ -143,11 +143,12 @@ def test_a_taken_port_is_said_with_its_holder(tmp_path: Path, taken: socket.sock
     assert said.endswith("stop it, or choose another with --port")
 
 
-def test_a_free_port_leaves_the_config_as_it_is(tmp_path: Path, taken: socket.socket) -> None:
+@pytest.mark.parametrize("quote", ["", "'"])
+def test_a_free_port_leaves_the_config_as_it_is(tmp_path: Path, taken: socket.socket, quote: str) -> None:
     port = taken.getsockname()[1]
     taken.close()
     config = tmp_path / "config.yaml"
-    config.write_text(f"http_options: {{port: {port}}}\n")
+    config.write_text(f"http_options: {{port: {quote}{port}{quote}}}\n")
     assert listen(config) == (0, str(config), "")
 
 
