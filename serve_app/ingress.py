@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
@@ -35,6 +37,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve")
 
 GATE_RETRY_S = 1.0
+# What is used here of `vllm_adapter`. The check of the other half would import it, which takes a second.
+VLLM_MODULES = tuple(
+    f"serve_app.vllm_adapter.{name}"
+    for name in ("remote_engine", "remote_sequence", "sampling_params", "wire")
+)
+
+
+@contextmanager
+def paused_gc() -> Iterator[None]:
+    """Collects no garbage meanwhile: what imports make stays, and is looked through again and again."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class Ingress:
@@ -43,6 +60,12 @@ class Ingress:
     _app: FastAPI
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: AppConfig, engine: DeploymentHandle[Any], gate: DeploymentHandle[Any]
+    ) -> None:
+        with paused_gc():
+            await self._start(config, engine, gate)
+
+    async def _start(
         self, config: AppConfig, engine: DeploymentHandle[Any], gate: DeploymentHandle[Any]
     ) -> None:
         self._deployment = engine.app_name, engine.deployment_name
@@ -56,7 +79,8 @@ class Ingress:
         check_installation(installed_versions())  # of this node, which need not be as the one that built
         await asyncio.to_thread(vocabulary_file.install, self._model.path)
         key = await asyncio.to_thread(sealing_key, config.ingress.sealing_key_file)
-        private_names.check("serve_app.vllm_adapter")
+        for module in VLLM_MODULES:
+            private_names.check(module)
         from serve_app.api.application import new_app
         from serve_app.api.generation import Generator, Limits
         from serve_app.api.repair_report import RepairReport
