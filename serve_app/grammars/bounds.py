@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# OpenAI's schemas have 120,000 characters altogether. Patterns of clients have some hundred.
-MAX_PATTERN_CHARS = 16 * 1024
+from serve_app.harmony.content_format import MAX_GRAMMAR_CHARS, MAX_PATTERN_CHARS
+
 MAX_PATTERN_DEPTH = 100
-MAX_GRAMMAR_CHARS = 128 * 1024
 
 # Escapes and classes are no groups. Nothing is given back and tried again, so that the time is linear.
 _PATTERN_PART = re.compile(r"\\.|\[(?:[^\]\\]|\\.)*+(?:\]|(?P<unclosed>\\?+))|(?P<bracket>[()])", re.DOTALL)

@@ -27,6 +27,10 @@ SPECIAL_NAMES = (
     "<|message|>", "<|call|>", "<|reserved_",
 )  # fmt: skip
 
+# OpenAI's schemas have 120,000 characters altogether. Patterns of clients have some hundred.
+MAX_PATTERN_CHARS = 16 * 1024
+MAX_GRAMMAR_CHARS = 128 * 1024
+
 # A client's structural tag is walked by recursion.
 MAX_DEPTH = 32
 
@@ -72,7 +76,7 @@ def _object(value: Any) -> Format:
 
 
 def _regex(value: Any) -> Format:
-    return {"type": "regex", "pattern": _text(value, "the regular expression")}
+    return {"type": "regex", "pattern": _text(value, "the regular expression", MAX_PATTERN_CHARS)}
 
 
 def _choice(value: Any) -> Format:
@@ -89,7 +93,7 @@ def _choice(value: Any) -> Format:
 
 
 def _grammar(value: Any) -> Format:
-    text = _text(value, "the grammar")
+    text = _text(value, "the grammar", MAX_GRAMMAR_CHARS)
     if lark.is_lark(text):
         text = lark.to_ebnf(text)
     for part in _EBNF_PART.finditer(text):
@@ -180,9 +184,11 @@ def _client_format(value: Any, depth: int) -> Format:
     return safe
 
 
-def _text(value: Any, name: str, *, may_be_empty: bool = False) -> str:
+def _text(value: Any, name: str, max_chars: int | None = None, *, may_be_empty: bool = False) -> str:
     if not isinstance(value, str) or not (value or may_be_empty):
         raise _refusal(f"{name} must be a text" + ("" if may_be_empty else " that is not empty"))
+    if max_chars is not None and len(value) > max_chars:
+        raise _refusal(f"{name} has {len(value):,} characters and may have {max_chars:,}")
     return value
 
 

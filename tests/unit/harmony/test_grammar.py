@@ -18,7 +18,12 @@ from serve_app.answers.answer import AnswerReader
 from serve_app.answers.items import Finish
 from serve_app.answers.offer import Offer
 from serve_app.errors import BadRequestError
-from serve_app.harmony.content_format import SPECIAL_NAMES, xgrammar_format
+from serve_app.harmony.content_format import (
+    MAX_GRAMMAR_CHARS,
+    MAX_PATTERN_CHARS,
+    SPECIAL_NAMES,
+    xgrammar_format,
+)
 from serve_app.harmony.conversation import Tool
 from serve_app.harmony.grammar import ContentFormat, ToolChoice, structural_tag
 from serve_app.harmony.tokens import FIRST_SPECIAL, Vocabulary
@@ -283,7 +288,7 @@ def test_special_tokens_have_the_names_that_free_text_excludes() -> None:
         assert any(name.decode().startswith(excluded) for excluded in SPECIAL_NAMES), name
 
 
-@examples(60)
+@examples(25)
 @given(
     st.lists(st.sampled_from([*"\"'[]\\#(:=| \n", "a", "Token", "//"]), min_size=1, max_size=3).map("".join)
 )
@@ -324,3 +329,18 @@ def test_a_rule_for_tokens_is_found(call: str) -> None:
 )
 def test_what_only_looks_like_one_passes(text: str) -> None:
     assert xgrammar_format(ContentFormat("grammar", f"root ::= {text}"))["type"] == "grammar"
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("grammar", MAX_GRAMMAR_CHARS), ("regex", MAX_PATTERN_CHARS)])
+@pytest.mark.parametrize("is_in_tag", [False, True])
+def test_the_length_is_bounded(kind: Any, limit: int, is_in_tag: bool) -> None:
+    def content(length: int) -> ContentFormat:
+        text = 'root ::= "a"'.ljust(length)
+        if not is_in_tag:
+            return ContentFormat(kind, text)
+        key = "pattern" if kind == "regex" else "grammar"
+        return ContentFormat("structural_tag", {"format": {"type": kind, key: text}})
+
+    xgrammar_format(content(limit))
+    with pytest.raises(BadRequestError, match=f"may have {limit:,}"):
+        xgrammar_format(content(limit + 1))
