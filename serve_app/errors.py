@@ -24,7 +24,6 @@ The ingress turns them into OpenAI error bodies; nothing below it knows about HT
 from __future__ import annotations
 
 import re
-import re
 from http import HTTPStatus
 from typing import Any
 
@@ -182,26 +181,6 @@ def error_body(
 def body_of(error: ServiceError) -> dict[str, object]:
     """Returns OpenAI's error object of an error."""
     return error_body(str(error), HTTPStatus(error.status), error.param, error.code)
-
-
-# What a client is told of an error that is none of the above.
-UNFORESEEN = "an unforeseen error; the log of the service has it, by the request's id"
-
-# What a sentence about a request consists of. No slash or backslash: no path.
-_SENTENCE = re.compile(r"[\w .,;:!?()\[\]{}'\"`=<>+*^%-]{1,500}", re.ASCII)
-# What a process says of itself: addresses in memory and on the network, names of hosts and modules, source.
-_OF_A_PROCESS = re.compile(
-    r"0x|(?=[0-9]*[a-f])[0-9a-f]{12}|\d[.-]\d+[.-]\d|:\d|:\w*:|\w\.\w+\.\w|\w\.py\b|\bpid\b|traceback",
-    re.IGNORECASE,
-)
-
-
-def may_be_quoted(words: str) -> bool:
-    """Whether a client may read what a library says of its request: a sentence that tells nothing of a process.
-
-    Where in doubt it may not: nobody knows what a library will say one day.
-    """
-    return bool(_SENTENCE.fullmatch(words)) and not _OF_A_PROCESS.search(words)
 
 
 # What a client is told of an error that is none of the above.
