@@ -85,7 +85,8 @@ def build(app: ModuleType, config: AppConfig) -> None:
     handle: Any = object()
     built = build_app(app.build(config), name="app", make_deployment_handle=lambda *_: handle)
     for deployment in built.deployments:
-        deployment._deployment_config.to_proto_bytes()  # what travels to Serve's controller
+        options: Any = deployment._deployment_config
+        options.to_proto_bytes()  # what travels to Serve's controller
     Admission(admission_rules(config))
     new_app(config.ingress.max_body_bytes, lambda: 1, config.ingress.allowed_origins).build_middleware_stack()
     engine_arguments(config, "/model", "/speculator" if config.speculator else None)

@@ -49,7 +49,7 @@ async def test_errors_of_any_route_have_the_apis_form(
 
     async def below_prefix(scope: Scope, receive: Receive, send: Send) -> None:
         # As Serve gives it.
-        await app(scope | {"root_path": prefix}, receive, send)
+        await app({**scope, "root_path": prefix}, receive, send)
 
     answer = await request(below_prefix, "GET", prefix + path)
     body: dict[str, Any] = answer.json()
