@@ -95,6 +95,8 @@ class Service:
             "HF_HUB_OFFLINE": "1",
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            # As long as replicas drain in configs/timed.yaml, and longer than in configs/local.yaml.
+            "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),

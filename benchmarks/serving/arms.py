@@ -23,7 +23,12 @@ from serve_app.bench import Load, run
 from serve_app.demo import CACHE, MODEL_NAME
 
 SERVE = "from ray.serve.scripts import cli; cli()"
-OPTIMISED = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+OPTIMISED = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Longer than replicas drain, at any of the rates here.
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
+}
 # What Ray reserves: cores are given out by `Processes.pin`.
 FEW_CPUS = 0.1
 MAX_MODEL_LEN = 32768
