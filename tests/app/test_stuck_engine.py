@@ -1,23 +1,23 @@
-"""An engine that hangs while streams are open: its replica leaves by itself, with all that it has started."""
+"""An engine that hangs under open answers: its replica leaves by itself, with all that it has started."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import threading
 from concurrent.futures import ThreadPoolExecutor
+from threading import Semaphore
 
 import psutil
 import pytest
 
-from tests.app.test_engine_death import NUM_STREAMS, engine_processes, error_of, stream
+from tests.app.test_engine_death import REQUESTS, TIMEOUT_S, ask_all, engine_processes
 from tests.services import Service
 from tests.waiting import TimeUpError, wait_until
 
 pytestmark = pytest.mark.app
 
-KILL_TIMEOUT_S = 20
+KILL_TIMEOUT_S = 300
 
 
 def lives(process: psutil.Process) -> bool:
@@ -36,31 +36,28 @@ def left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def test_a_replica_whose_engine_hangs_is_replaced(service: Service) -> None:
-    opened = threading.Semaphore(0)
-    with ThreadPoolExecutor(NUM_STREAMS) as pool:
-        paths = ["chat/completions", "responses"] * (NUM_STREAMS // 2)
-        answers = [pool.submit(stream, service, path, opened) for path in paths]
-        for _ in paths:
-            assert opened.acquire(timeout=60)
-        stuck = engine_processes()[0]
+    """Its answers go on in the other engine."""
+    begun = Semaphore(0)
+    with ThreadPoolExecutor(len(REQUESTS)) as pool:
+        answers = ask_all(service, pool, begun)
+        for _ in REQUESTS:
+            assert begun.acquire(timeout=TIMEOUT_S)
+        stuck = engine_processes(service)[0]
         replica = stuck.parent()
         assert replica
         family = [stuck, *stuck.children(recursive=True)]
         # As if its GPU did not answer: it lives, and does nothing.
         os.kill(stuck.pid, signal.SIGSTOP)
         try:
-            ends = [answer.result() for answer in answers]
+            for answer in answers.values():
+                answer.result()
         finally:
             # Nothing stopped may be left, whatever was seen.
             left = left_of(family)
             for process in left:
                 process.kill()
-    failed = [error for end in ends if (error := error_of(end))]
-    assert failed, "the streams of the engine that hangs"
-    assert len(failed) < NUM_STREAMS, "the other engine goes on"
-    assert all("can be sent again" in error["message"] for error in failed)
     assert not lives(replica)
     assert not left, "the replica has killed them"
 
     service.wait_for_engines(2)
-    assert "the vLLM engine hangs: no token for 2" in service.log.read_text(errors="replace")
+    assert "the vLLM engine hangs: no token for " in service.log.read_text(errors="replace")
