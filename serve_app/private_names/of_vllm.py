@@ -10,6 +10,7 @@ ADAPTER = "serve_app.vllm_adapter"
 WORKER = "serve_app.vllm_worker"
 TOKEN_ENGINE = f"{ADAPTER}.token_engine"
 REMOTE_ENGINE = f"{ADAPTER}.remote_engine"
+REMOTE_SEQUENCE = f"{ADAPTER}.remote_sequence"
 SAMPLING = f"{ADAPTER}.sampling_params"
 WARMING = f"{ADAPTER}.warming"
 CANARY = f"{ADAPTER}.canary"
@@ -146,7 +147,7 @@ _OF_THE_ENGINE = (
 # --- what travels to an ingress, and what an ingress takes from vLLM -----------------------------------
 
 _INGRESS = partial(
-    PrivateName, used_in=(REMOTE_ENGINE,), test="tests/unit/vllm_adapter/test_remote_engine.py"
+    PrivateName, used_in=(REMOTE_SEQUENCE,), test="tests/unit/vllm_adapter/test_remote_engine.py"
 )
 _WIRE = partial(PrivateName, used_in=(WIRE,), test="tests/unit/vllm_adapter/test_wire.py")
 _NO_FRAMES = "engine and ingress have no common encoding of tokens"
@@ -154,7 +155,7 @@ _NO_FRAMES = "engine and ingress have no common encoding of tokens"
 _OF_THE_INGRESS = (
     _WIRE(
         path="vllm.v1.engine:EngineCoreOutput",
-        used_in=(TOKEN_ENGINE, REMOTE_ENGINE, WIRE),
+        used_in=(TOKEN_ENGINE, REMOTE_SEQUENCE, WIRE),
         parameters=(
             "request_id",
             "new_token_ids",

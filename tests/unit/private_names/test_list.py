@@ -222,7 +222,7 @@ HANDED = {
         "outputs": "vllm.v1.engine:EngineCoreOutputs",
     },
     "serve_app/vllm_adapter/warming.py": {"llm": ASYNC_LLM},
-    "serve_app/vllm_adapter/remote_engine.py": {
+    "serve_app/vllm_adapter/remote_sequence.py": {
         "lists": "vllm.v1.outputs:LogprobsLists",
         "output.prefill_stats": "vllm.v1.metrics.stats:PrefillStats",
         "output.new_prompt_logprobs_tensors": "vllm.v1.outputs:LogprobsTensors",
