@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import random
-import uuid
-from collections.abc import AsyncIterator, Iterator
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator
 
-import msgspec
 import pytest
 import pytest_asyncio
 
@@ -17,36 +15,13 @@ from serve_app.config import AppConfig
 from serve_app.demo import CACHE, MODEL_NAME, SPECULATOR_NAME
 from serve_app.demo.unfolding import unfold
 from serve_app.engine_arguments import engine_arguments
-from serve_app.harmony.conversation import Conversation, Tool, UserText
-from serve_app.harmony.grammar import ContentFormat, structural_tag
-from serve_app.harmony.renderer import Renderer
-from serve_app.harmony.tokens import Vocabulary
-from serve_app.transport.requests import GenerateRequest
-from serve_app.transport.sockets import FrameReceiver
+from tests.resumptions import CASES, COUNT, MAX_TOKENS, Case, Harness, check
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.asyncio(loop_scope="module"),
 ]
-
-MAX_TOKENS = 60
-COUNT, FACT, PERSON = (
-    "Count to thirty.",
-    "What is the capital of France?",
-    "Give me a JSON object with name and age",
-)
-SCHEMA = {
-    "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
-WEATHER = Tool(
-    "get_weather",
-    "The weather in a city",
-    {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-)
 
 
 def config() -> AppConfig:
@@ -68,79 +43,14 @@ def config() -> AppConfig:
     )
 
 
-class Answer(NamedTuple):
-    """What has come of a request, and what of it came from this engine."""
-
-    token_ids: list[int]
-    finish_reason: Any
-    stop_reason: Any
-    logprobs: list[tuple[int, float]]
-
-
-class Harness:
-    """An engine, and the ingress that its tokens go to."""
-
-    def __init__(self) -> None:
-        from serve_app.vllm_adapter import TokenEngine
-        from serve_app.vllm_adapter.wire import new_decoder
-
-        arguments = engine_arguments(config(), str(CACHE / MODEL_NAME), str(CACHE / SPECULATOR_NAME))
-        self.engine = TokenEngine(arguments)
-        self.renderer = Renderer(Vocabulary.load(), date=lambda: "2026-01-01")
-        self._receiver = FrameReceiver("127.0.0.1")
-        self._decode = new_decoder()
-        self._open: dict[int, asyncio.Queue[tuple[int, Any]]] = {}
-        self._task = asyncio.create_task(self._receive())
-
-    async def _receive(self) -> None:
-        while True:
-            for header, parts in await self._receiver.receive():
-                outputs = self._decode(parts)
-                for number, position, output in zip(header.sequences, header.positions, outputs, strict=True):
-                    self._open[number].put_nowait((position, output))
-
-    async def answer(
-        self, prompt: list[int], params: Any, so_far: list[int], cache_salt: str | None = None
-    ) -> Answer:
-        """Generates the whole answer, or what is missing of it."""
-        number = len(self._open)
-        outputs = self._open[number] = asyncio.Queue()
-        request = GenerateRequest(
-            request_id=f"request-{number}",
-            prompt_token_ids=prompt,
-            sampling_params=msgspec.msgpack.encode(params),
-            reply_to=self._receiver.address,
-            sequence=number,
-            output_token_ids=so_far,
-            cache_salt=cache_salt,
-        )
-        call = asyncio.create_task(self.engine.generate(request))
-        token_ids = list(so_far)
-        logprobs: list[tuple[int, float]] = []
-        while True:
-            position, output = await outputs.get()
-            assert position == len(token_ids)
-            token_ids += output.new_token_ids
-            if lists := output.new_logprobs:
-                ids, values = lists.logprob_token_ids.tolist(), lists.logprobs.tolist()
-                logprobs += [(row[0], value[0]) for row, value in zip(ids, values, strict=True)]
-            if output.finish_reason is not None:
-                assert await call == len(token_ids)
-                return Answer(token_ids, output.finish_reason, output.stop_reason, logprobs)
-
-    async def close(self) -> None:
-        self.engine.shutdown()
-        self._task.cancel()
-        self._receiver.close()
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def harness() -> AsyncIterator[Harness]:
     unfold(CACHE)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         environment.setenv("OMP_NUM_THREADS", "1")
-        one = Harness()
+        arguments = engine_arguments(config(), str(CACHE / MODEL_NAME), str(CACHE / SPECULATOR_NAME))
+        one = Harness(arguments)
     try:
         yield one
     finally:
@@ -148,39 +58,80 @@ async def harness() -> AsyncIterator[Harness]:
         gc.collect()  # ZeroMQ warns of its context, here and not at the end of all tests
 
 
-def grammar(kind: str, value: Any = None) -> str | None:
-    return structural_tag([], "auto", ContentFormat(kind, value))  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", CASES)
+async def test_the_answer_is_that_of_an_unbroken_run(harness: Harness, name: str) -> None:
+    await check(harness, CASES[name], random.Random(name))
 
 
-CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "greedy": (COUNT, {}),
-    "repetition": (COUNT, {"repetition_penalty": 1.3}),
-    "presence": (COUNT, {"presence_penalty": 1.5}),
-    "frequency": (COUNT, {"frequency_penalty": 0.9}),
-    "min_tokens": (FACT, {"min_tokens": 40}),
-    "max_tokens": (COUNT, {"max_tokens": 17}),
-}
+async def test_what_is_kept_of_the_answer_may_be_more_than_the_prompt(harness: Harness) -> None:
+    case = CASES["long"]
+    prompt = harness.renderer.render(case.conversation)
+    whole = await harness.answer(prompt, case.params(), [], "kept long")
+    for cut in (295, 299):
+        for salt in ("kept long", "new"):
+            resumed = await harness.answer(prompt, case.params(), whole.token_ids[:cut], salt)
+            assert resumed[:3] == whole[:3]
 
 
-def params_of(options: dict[str, Any]) -> Any:
-    from vllm import SamplingParams
+async def test_an_answer_goes_on_after_preemption(harness: Harness) -> None:
+    """vLLM takes it for one that has generated all its tokens itself."""
+    case = CASES["frequency"]
+    prompt = harness.renderer.render(case.conversation)
+    whole = await harness.answer(prompt, case.params(), [])
+    resumed = asyncio.create_task(harness.answer(prompt, case.params(), whole.token_ids[:5]))
+    await harness.first_output()
+    await harness.engine.llm.reset_prefix_cache(reset_running_requests=True)
+    assert (await resumed)[:3] == whole[:3]
 
-    return SamplingParams(**{"temperature": 0, "max_tokens": MAX_TOKENS} | options)
+
+async def test_many_at_once(harness: Harness) -> None:
+    """Beside others a near-tie may be decided otherwise; limits and grammars hold."""
+    chosen = {name: CASES[name] for name in ("greedy", "min_tokens", "json_schema", "choice", "tool")}
+    prompts = {name: harness.renderer.render(case.conversation) for name, case in chosen.items()}
+    wholes = dict(
+        zip(
+            chosen,
+            await asyncio.gather(
+                *(harness.answer(prompts[name], case.params(), []) for name, case in chosen.items())
+            ),
+            strict=True,
+        )
+    )
+    resumed = await asyncio.gather(
+        *(
+            harness.answer(prompts[name], case.params(), wholes[name].token_ids[:cut])
+            for name, case in chosen.items()
+            for cut in (0, len(wholes[name].token_ids) // 2)
+        )
+    )
+    for (name, cut), answer in zip(((name, cut) for name in chosen for cut in (0, 1)), resumed, strict=True):
+        whole = wholes[name]
+        assert len(answer.token_ids) <= MAX_TOKENS
+        assert answer.finish_reason in (0, 1), (name, cut)
+        if name == "min_tokens":
+            assert len(answer.token_ids) >= 40
+        if name == "json_schema" and answer.finish_reason == 0:
+            json.loads(harness.text(answer.token_ids).rpartition("<|message|>")[2].partition("<|")[0])
+        assert (
+            cut == 0
+            or answer.token_ids[: len(whole.token_ids) // 2] == whole.token_ids[: len(whole.token_ids) // 2]
+        )
 
 
-def cuts(num_tokens: int, rng: random.Random) -> Iterator[int]:
-    """Where an answer is cut off."""
-    places = {0, 1, 2, num_tokens // 2, num_tokens - 1, rng.randrange(num_tokens)}
-    yield from sorted(place for place in places if place < num_tokens)
+async def test_a_seed_begins_anew(harness: Harness) -> None:
+    """The rest of the answer is another sample; its limits are those of the whole."""
+    case = Case(COUNT, {"temperature": 1.0, "seed": 3, "ignore_eos": True, "max_tokens": 30})
+    prompt = harness.renderer.render(case.conversation)
+    whole = await harness.answer(prompt, case.params(), [])
+    resumed = await harness.answer(prompt, case.params(), whole.token_ids[:20])
+    assert resumed == await harness.answer(prompt, case.params(), whole.token_ids[:20])
+    assert (len(resumed.token_ids), resumed.finish_reason) == (30, whole.finish_reason)
 
 
-@pytest.mark.parametrize("case", CASES)
-async def test_the_answer_is_that_of_an_unbroken_run(harness: Harness, case: str) -> None:
-    text, options = CASES[case]
-    prompt = harness.renderer.render(Conversation((UserText(text),)))
-    whole = await harness.answer(prompt, params_of(options), [], "kept")
-    for cut in cuts(len(whole.token_ids), random.Random(case)):
-        # With what this engine has kept of it, and as in another one.
-        for salt in ("kept", uuid.uuid4().hex):
-            resumed = await harness.answer(prompt, params_of(options), whole.token_ids[:cut], salt)
-            assert resumed[:3] == whole[:3], (cut, salt)
+@pytest.mark.parametrize(("num_tokens", "max_tokens"), [(MAX_TOKENS, MAX_TOKENS), (2045, 4096)])
+async def test_what_has_no_room_is_refused(harness: Harness, num_tokens: int, max_tokens: int) -> None:
+    from vllm.exceptions import VLLMClientError
+
+    case = Case(COUNT, {"max_tokens": max_tokens})
+    with pytest.raises((VLLMClientError, ValueError), match="tokens"):
+        await harness.answer([1, 2, 3], case.params(), [5] * num_tokens)
