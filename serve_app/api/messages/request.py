@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from serve_app.api.chat.request import MAX_STOP_STRINGS, Int64, StopString
+from serve_app.api.chat.request import MAX_STOP_STRINGS, MAX_TOOLS, Int64, StopString
 from serve_app.api.fields import convert, quoted, without_nulls
 from serve_app.api.messages.errors import UnservedFeatureError
 from serve_app.errors import BadRequestError
@@ -128,7 +128,7 @@ class MessagesRequest(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: Int64 | None = None
-    tools: list[ToolParam] = []
+    tools: Annotated[list[ToolParam], Meta(max_length=MAX_TOOLS)] = []
     tool_choice: ToolChoiceParam = ToolChoiceParam("auto")
     thinking: Thinking | None = None
     output_config: OutputConfig = OutputConfig()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from serve_app.api.chat.request import MAX_TOOLS
 from serve_app.api.fields import convert, quoted
 from serve_app.api.schemas.validation import check_format_schema, check_schema
 from serve_app.api.tool_names import check_tool_name
@@ -80,6 +81,10 @@ class Toolbox:
     """The tools as the response shows them."""
     warnings: list[str] = field(default_factory=list)
     _places: dict[str, str] = field(default_factory=dict)
+    # The names in the prompt by a function's own name and by that of its namespace: a `tool_choice` may name
+    # as many as there are.
+    _by_own_name: dict[str, list[str]] = field(default_factory=dict)
+    _by_namespace: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, entries: Sequence[Mapping[str, Any]], path: str) -> None:
         """Adds the tools of a list that stands at `path` of the body. Raises `BadRequestError`."""
@@ -130,6 +135,8 @@ class Toolbox:
         if function.parameters is not None:
             check_schema(function.parameters, f"{place}.parameters")
         name = flat_name(function.name, namespace)
+        if len(self.tools) >= MAX_TOOLS:
+            raise BadRequestError(f"{place}: there may be {MAX_TOOLS} functions", place)
         if name in self.tools:
             self.warnings.append(f"{place}: {name} is defined twice; the first one counts")
         else:
@@ -137,6 +144,8 @@ class Toolbox:
             self._places[name] = place
             if namespace:
                 self.namespaced[name] = namespace, function.name
+                self._by_own_name.setdefault(function.name, []).append(name)
+                self._by_namespace.setdefault(namespace, []).append(name)
         return {
             "type": "function",
             "name": function.name,
@@ -156,10 +165,14 @@ class Toolbox:
         if (flat := flat_name(name, namespace)) in self.tools:
             return flat
         if namespace is None:
-            alike = [flat for flat, (_, inner) in self.namespaced.items() if inner == name]
+            alike = self._by_own_name.get(name, [])
             if len(alike) == 1:
                 return alike[0]
         return None
+
+    def inside(self, namespace: Any) -> list[str]:
+        """Returns the names in the prompt of a namespace's functions."""
+        return self._by_namespace.get(namespace, []) if isinstance(namespace, str) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +219,7 @@ def choose(choice: str | Mapping[str, Any] | None, toolbox: Toolbox) -> Choice:
 def _allowed(choice: Mapping[str, Any], toolbox: Toolbox) -> Choice:
     allowed = convert(choice, _AllowedTools, "tool_choice")
     names: set[str] = set()
+    namespaces: set[str] = set()
     shown: list[dict[str, Any]] = []
     for index, entry in enumerate(allowed.tools):
         place = f"tool_choice.tools[{index}]"
@@ -214,10 +228,13 @@ def _allowed(choice: Mapping[str, Any], toolbox: Toolbox) -> Choice:
                 names.add(_named(entry, toolbox, place))
                 shown.append({"type": "function", "name": entry["name"]})
             case "namespace":
-                inside = {flat for flat, (name, _) in toolbox.namespaced.items() if name == entry.get("name")}
+                inside = toolbox.inside(entry.get("name"))
                 if not inside:
                     raise BadRequestError(f"{place}.name is not the name of a namespace", f"{place}.name")
-                names |= inside
+                # Named again and again, all of a namespace would be added each time.
+                if entry["name"] not in namespaces:
+                    namespaces.add(entry["name"])
+                    names.update(inside)
                 shown.append({"type": "namespace", "name": entry["name"]})
             case kind if isinstance(kind, str) and kind in OTHER_KINDS:
                 toolbox.warnings.append(f"{place}: {kind}: not served")

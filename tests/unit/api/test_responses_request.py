@@ -12,13 +12,15 @@ from openai.types.responses import Response
 
 from serve_app.answers.items import Finish
 from serve_app.answers.offer import Offer
+from serve_app.api.chat.request import MAX_TOOLS
 from serve_app.api.exchange import Exchange, Start
 from serve_app.api.responses.exchange import INCLUDES, exchange
 from serve_app.api.responses.request import ResponsesRequest
-from serve_app.api.responses.tools import OTHER_KINDS
+from serve_app.api.responses.tools import OTHER_KINDS, Toolbox, choose
 from serve_app.api.sampling import Sampling
 from serve_app.errors import BadRequestError, body_of
 from serve_app.harmony.conversation import Conversation, Instructions, Tool, UserText
+from tests.costs import cpu_s
 from tests.examples import examples
 from tests.unit.api import response_answers
 from tests.unit.api.response_answers import FINAL, SEALER, TOOLS
@@ -496,3 +498,33 @@ def test_what_is_nested_deeply_is_served_or_refused(field: str, shape: str) -> N
         value = [value] if shape == "list" else {"type": value, "name": value, "a": value}
     for body in ({field: value}, {field: [value]}, {field: {"type": value, "name": value, "tools": [value]}}):
         _outcome({"input": "hi"} | body)
+
+
+def functions(number: int) -> list[dict[str, Any]]:
+    return [{"type": "function", "name": f"f{index}"} for index in range(number)]
+
+
+@pytest.mark.parametrize("is_inside", [False, True])
+def test_so_many_functions(is_inside: bool) -> None:
+    def tools(number: int) -> list[dict[str, Any]]:
+        inner = functions(number)
+        return [{"type": "namespace", "name": "n", "tools": inner}] if is_inside else inner
+
+    assert len(conversation(tools=tools(MAX_TOOLS)).tools) == MAX_TOOLS
+    assert "there may be 1024 functions" in str(refusal(tools=tools(MAX_TOOLS + 1)))
+
+
+@pytest.mark.parametrize("kind", ["function", "namespace"])
+def test_a_choice_among_many_functions_does_not_look_at_all_for_each(kind: str) -> None:
+    inner = functions(MAX_TOOLS)
+    many = [{"type": "namespace", "name": one["name"], "tools": [one]} for one in inner]
+
+    def often(number: int) -> Any:
+        toolbox = Toolbox()
+        toolbox.add(
+            [{"type": "namespace", "name": "f0", "tools": inner}] if kind == "namespace" else many, "t"
+        )
+        tools = [{"type": kind, "name": "f0"}] * number
+        return lambda: choose({"type": "allowed_tools", "mode": "auto", "tools": tools}, toolbox)
+
+    assert cpu_s(often(2_000)) < 2_000 * MAX_TOOLS * 1e-8
