@@ -126,6 +126,8 @@ class Service:
         staged = Staging(f"s3://{BUCKET}/{MODEL_NAME}", self.revision, self.staging)
         document = serve_config(self.engines, self.shape, self.port, staged if self.has_disk else None)
         config.write_text(yaml.safe_dump(document, sort_keys=False))
+        # Serve would try a config that is wrong again and again.
+        self._run("python", "-m", "serve_app.plan", "--check", str(config))
         self._run("serve", "run", "--non-blocking", f"--address={self.address}", str(config))
         deadline = time.monotonic() + START_TIMEOUT_S
         while self.ready_engines() < self.shape.engines:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 TIMED, VLLM = "timed", "vllm"
 # What Ray reserves.
 NUM_CPUS = 0.2
+DRAIN_TIMEOUT_S = 100
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ def serve_config(engines: str, shape: Shape, port: int, staging: Staging | None)
     if engines == TIMED:
         arguments["engine"]["timed"] = {"steps_per_second": shape.steps_per_second}
     arguments["ingress"] = {"replicas": shape.ingresses, "num_cpus": NUM_CPUS}
+    # No longer than HAProxy keeps streams by default, and longer than any answer takes.
+    arguments["drain_timeout_s"] = DRAIN_TIMEOUT_S
     if staging:
         source = {"source": staging.source, "revision": staging.revision}
         arguments["model"] = {"id": MODEL_NAME} | source
