@@ -25,7 +25,7 @@ RECOVERY_TIMEOUT_S = 150.0
 # What ends later than this after the load has not been cleaned up but has run out.
 SETTLE_TIMEOUT_S = 60.0
 WARM_UP_S, WARM_UP_CLIENTS = 15.0, 16
-ASKED_AT_ONCE = 4
+ASKED_AT_ONCE = 16
 SAMPLE_S, SOAK_SAMPLE_S = 5.0, 20.0
 
 

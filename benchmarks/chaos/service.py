@@ -97,6 +97,9 @@ class Service:
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             # As long as replicas drain in configs/timed.yaml, and longer than in configs/local.yaml.
             "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "600",
+            # As scripts/serve has it: what is said is written at once.
+            "RAY_SERVE_LOG_TO_STDERR": "1",
+            "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
