@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -32,12 +33,10 @@ class Streams:
     def __init__(self) -> None:
         self.by_request: dict[str, Stream] = {}
 
-    def open(self, address: CurveAddress) -> Stream:
+    @asynccontextmanager
+    async def link(self, address: CurveAddress) -> AsyncIterator[Stream]:
         """The stream of the request that the address names."""
-        return self.by_request[address.endpoint]
-
-    def release(self, _stream: Stream) -> None:
-        """Nothing is shared."""
+        yield self.by_request[address.endpoint]
 
     def flush(self) -> None:
         """Everything has arrived already."""

@@ -84,7 +84,7 @@ def _build(document: Any, config: AppConfig, file: str) -> list[str]:
     problems = serve_file.problems(document, IMPORT_PATH, config)
     try:
         if config.engine.engine_overrides:
-            from serve_app import vllm_adapter  # noqa: F401
+            import serve_app.vllm_adapter  # noqa: F401
     except ImportError:
         notes = ["vLLM is not installed here, so engine.engine_overrides is not checked"]
         config = config.model_copy(
