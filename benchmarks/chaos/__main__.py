@@ -71,13 +71,23 @@ def main() -> int:
     except faults.UnknownFaultError as error:
         print(error, file=sys.stderr)
         return 2
-    if not sandbox.is_inside():
-        sandbox.enter("benchmarks.chaos")
-        print("no namespaces here: one node, and no faults of network and disk", file=sys.stderr)
     # Whoever stops this program stops the service too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    if sandbox.is_inside():
+        return _drill(options, sandbox.folder())
     # Ray's sockets lie in it, so its path has to be short.
-    folder = Path(tempfile.mkdtemp(prefix="drill-", dir="/tmp"))
+    folder = tempfile.mkdtemp(prefix="drill-", dir="/tmp")
+    try:
+        status = sandbox.run("benchmarks.chaos", folder)
+        if status is None:
+            print("no namespaces here: one node, and no faults of network and disk", file=sys.stderr)
+            status = _drill(options, Path(folder))
+        return status
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _drill(options: argparse.Namespace, folder: Path) -> int:
     try:
         found = _run(options, folder)
     except (NotReadyError, NoReferenceError) as error:
@@ -86,7 +96,6 @@ def main() -> int:
     finally:
         if options.keep_logs:
             _keep_logs(folder, options.keep_logs)
-        shutil.rmtree(folder, ignore_errors=True)
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n")
     if options.picture:

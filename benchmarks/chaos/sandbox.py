@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+# Of a process inside: the folder for its files.
 INSIDE = "CHAOS_SANDBOX"
 NODES = ("10.77.0.1", "10.77.0.2", "10.77.0.3")
 UNSHARE = ["unshare", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -20,15 +22,30 @@ REAPER = ["bash", "-c", '"$@"; exit $?', "drill"]
 
 def is_inside() -> bool:
     """Whether this process runs in namespaces of its own."""
-    return os.environ.get(INSIDE) == "1"
+    return INSIDE in os.environ
 
 
-def enter(module: str) -> None:
-    """Runs `python -m MODULE` anew in namespaces, with our arguments; returns where none can be."""
+def folder() -> Path:
+    """The folder that a process inside was given."""
+    return Path(os.environ[INSIDE])
+
+
+def run(module: str, folder: str) -> int | None:
+    """Runs `python -m MODULE` anew in namespaces, with our arguments; returns its exit status.
+
+    None where there can be no namespaces. `folder` is for its files. However this ends, all processes of the
+    namespaces end with it.
+    """
     for unshare in (UNSHARE, AS_USER):
         if _succeeds([*unshare, *REAPER, "true"]):
             command = [*unshare, *REAPER, sys.executable, "-m", module, *sys.argv[1:]]
-            os.execvpe("unshare", command, os.environ | {INSIDE: "1"})
+            with subprocess.Popen(command, env=os.environ | {INSIDE: folder}) as process:
+                try:
+                    return process.wait()
+                finally:
+                    # It does not listen to any other signal.
+                    process.kill()
+    return None
 
 
 def prepare_network() -> None:
@@ -41,11 +58,6 @@ def prepare_network() -> None:
 def mount_small_disk(folder: str, size_bytes: int) -> bool:
     """Makes `folder` a disk of that size, in memory. Returns False where that is not allowed."""
     return _succeeds(["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", folder])
-
-
-def unmount(folder: str) -> None:
-    """Takes such a disk away, with what is on it."""
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def _ip(*arguments: str) -> None:

@@ -242,5 +242,3 @@ def running(folder: Path, engines: str, num_nodes: int) -> Iterator[Service]:
             yield service
         finally:
             service.end()
-            if has_disk:
-                sandbox.unmount(str(folder / "staging"))
