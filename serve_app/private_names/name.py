@@ -13,8 +13,6 @@ from functools import cache
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-from serve_app.private_names.log_files import kept_log_files
-
 
 class PrivateNameError(RuntimeError):
     """The installed version of a library lacks private names that this package cannot do without."""
@@ -107,9 +105,7 @@ def _resolve(path: str, *, is_import_allowed: bool) -> Any:
         if not is_import_allowed:
             raise _NotLoadedError
         try:
-            # Mostly the first import of vLLM in a process.
-            with kept_log_files():
-                found = importlib.import_module(name)
+            found = importlib.import_module(name)
         except ImportError as error:
             raise _MissingError(f"{name} cannot be imported ({error})") from error
     walked = name

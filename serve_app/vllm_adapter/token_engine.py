@@ -26,6 +26,7 @@ from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameLink, FrameSender
 from serve_app.vllm_adapter import canary, wire
 from serve_app.vllm_adapter.arguments import with_sections
+from serve_app.vllm_adapter.log_files import kept_log_files
 from serve_app.vllm_adapter.warming import warm_up
 from serve_app.vllm_worker import graph_report, plugin, resumption
 from serve_app.warm_up.rounds import Round
@@ -69,7 +70,8 @@ class TokenEngine:
     def __init__(
         self, arguments: Mapping[str, Any], new_llm: Callable[[Mapping[str, Any]], AsyncLLM] = new_llm
     ) -> None:
-        self.llm = new_llm(arguments)
+        with kept_log_files():
+            self.llm = new_llm(arguments)
         self.watch = EngineWatch()
         self._sender = FrameSender(wire.new_encoder(), wire.merge)
         self._by_public_id: dict[str, _Answer] = {}

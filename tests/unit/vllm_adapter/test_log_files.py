@@ -7,18 +7,25 @@ import weakref
 from collections.abc import Iterator
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from serve_app.private_names.log_files import kept_log_files
+pytestmark = pytest.mark.filterwarnings("ignore")  # vLLM's
 
-IMPORTS_VLLM = """
-import logging, logging.handlers, sys
+
+# In a process of its own, whose logging this changes.
+VLLM_CONFIGURES_LOGGING = """
+import contextlib, logging, logging.handlers, sys
 logger = logging.getLogger("ray.serve")
-logger.addHandler(logging.handlers.MemoryHandler(1, target=logging.FileHandler(sys.argv[1])))
-from serve_app import private_names
-private_names.check("serve_app.vllm_adapter")
-assert "vllm" in sys.modules
+handler = logging.handlers.MemoryHandler(1, target=logging.FileHandler(sys.argv[1]))
+logger.addHandler(handler)
+from vllm.config.logging import LoggingConfig
+from vllm.logger import configure_logging
+from serve_app.vllm_adapter.log_files import kept_log_files
+with kept_log_files():
+    configure_logging(LoggingConfig())
+    assert handler.target is None, "it leaves other handlers alone now: this module can go"
 logger.warning("after vLLM")
 """
 
@@ -43,6 +50,8 @@ def close(handler: logging.Handler) -> None:
 
 
 def test_what_is_logged_reaches_the_file_meanwhile_and_afterwards(log: tuple[MemoryHandler, Path]) -> None:
+    from serve_app.vllm_adapter.log_files import kept_log_files
+
     handler, path = log
     file = handler.target
     with kept_log_files():
@@ -53,21 +62,22 @@ def test_what_is_logged_reaches_the_file_meanwhile_and_afterwards(log: tuple[Mem
     assert path.read_text().split() == ["meanwhile", "afterwards"]
 
 
-def test_an_import_that_fails_leaves_the_file_too(log: tuple[MemoryHandler, Path]) -> None:
+def test_a_start_that_fails_leaves_the_file_too(log: tuple[MemoryHandler, Path]) -> None:
+    from serve_app.vllm_adapter import TokenEngine
+
     handler, _ = log
 
-    def fail() -> None:
-        with kept_log_files():
-            close(handler)
-            raise ImportError
+    def fail(_: object) -> NoReturn:
+        close(handler)
+        raise RuntimeError("no engine")
 
-    with pytest.raises(ImportError):
-        fail()
+    with pytest.raises(RuntimeError, match="no engine"):
+        TokenEngine({}, fail)
     assert handler.target
 
 
 @pytest.mark.slow
-def test_vllm_is_imported_with_the_file_kept(tmp_path: Path) -> None:
+def test_vllm_configures_logging_with_the_file_kept(tmp_path: Path) -> None:
     path = tmp_path / "replica.log"
-    subprocess.run([sys.executable, "-c", IMPORTS_VLLM, path], check=True)
+    subprocess.run([sys.executable, "-c", VLLM_CONFIGURES_LOGGING, path], check=True)
     assert path.read_text() == "after vLLM\n"

@@ -1,4 +1,4 @@
-"""Serve's log files, which outlive what a library does to logging while it is imported."""
+"""Serve's log files, which outlive what vLLM does to logging while an engine starts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from logging.handlers import MemoryHandler
 def kept_log_files() -> Iterator[None]:
     """Serve's handlers write to the same files afterwards as before.
 
-    vLLM configures logging when it is imported, which closes all handlers of the process. Serve's handler of
-    a replica has no file then: what is logged is lost, and a controller that has restarted, and asks for the
+    vLLM configures logging when it makes an engine, which closes all handlers of the process. Serve's handler
+    of a replica has no file then: what is logged is lost. A controller that has restarted, and asks for the
     file's path, gets an error instead, and stops the replica.
     """
     handlers = [one for one in logging.getLogger("ray.serve").handlers if isinstance(one, MemoryHandler)]
