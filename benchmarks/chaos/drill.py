@@ -24,7 +24,7 @@ from benchmarks.chaos.watch import Probe, ProbeError, Watch
 RECOVERY_TIMEOUT_S = 150.0
 # What ends later than this after the load has not been cleaned up but has run out.
 SETTLE_TIMEOUT_S = 60.0
-WARM_UP_S, WARM_UP_CLIENTS = 15.0, 16
+WARM_UP_S = 15.0
 ASKED_AT_ONCE = 16
 SAMPLE_S, SOAK_SAMPLE_S = 5.0, 20.0
 
@@ -70,7 +70,7 @@ async def drill(service: Service, plan: Plan) -> Found:
         expected = await reference(service, plan.questions)
         say(f"{len(expected)} answers of an unbroken run")
         warm_up = Clients(service.url, plan.questions, plan.seed, expected, leaving=0.1, pausing=0.0)
-        await _during(warm_up, WARM_UP_CLIENTS, asyncio.sleep(WARM_UP_S))
+        await _during(warm_up, plan.clients, asyncio.sleep(WARM_UP_S))
         clients = Clients(
             service.url, plan.questions, plan.seed, expected, leaving=plan.leaving, pausing=plan.pausing
         )
