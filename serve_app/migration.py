@@ -17,7 +17,6 @@ from serve_app.errors import (
     EngineLostError,
     EngineUnreachableError,
     IngressBlockedError,
-    IngressLostError,
     ServiceError,
     TokensLostError,
 )
@@ -42,8 +41,7 @@ CAUSES: dict[type[ServiceError], Cause] = {
     EngineUnreachableError: Cause("unreachable", Loss.CUT_OFF),
     EngineAbortedError: Cause("aborted", Loss.CUT_OFF),
     IngressBlockedError: Cause("ingress_blocked", Loss.GAP),
-    # An engine says so to an ingress that lives after all.
-    IngressLostError: Cause("ingress_lost", Loss.GAP),
+    # Also where an engine has taken an ingress for dead that lives: it says how many tokens it has sent.
     TokensLostError: Cause("tokens_lost", Loss.GAP),
 }
 

@@ -19,7 +19,7 @@ import msgspec
 
 from serve_app.config import AppConfig
 from serve_app.engine_health import EngineHealth
-from serve_app.errors import IngressBlockedError
+from serve_app.errors import IngressBlockedError, IngressLostError
 from serve_app.stall import EngineWatch
 from serve_app.timed.answers import Answer, Output, Vocabulary, encode, merge
 from serve_app.transport.requests import GenerateRequest
@@ -54,27 +54,30 @@ class TimedEngine:
     async def generate(self, request: GenerateRequest) -> int:
         """Sends the tokens of `request` to its ingress, returns their number. Cancelling the call aborts.
 
-        Raises `IngressLostError` when the ingress is gone.
+        Returns early when the ingress is gone: see `TokenEngine.generate`.
         """
         answer = Answer(request, self._vocabulary)
-        async with self._sender.link(request.reply_to) as link:
-            ours = _Request(request, answer, link)
-            self._waiting.append(ours)
-            self.watch.begin()
-            if self._stepper is None:
-                self._stepper = asyncio.create_task(self._run())
-            try:
-                await ours.done
-            finally:
-                self.watch.end()
-                self._running.pop(ours, None)
-                with contextlib.suppress(ValueError):
-                    self._waiting.remove(ours)
-                if self._record:
-                    self._record.write(ours, self._clock)
-                    if not self._running and not self._waiting:
-                        self._record.flush()
+        with contextlib.suppress(IngressLostError):
+            async with self._sender.link(request.reply_to) as link:
+                await self._generate(_Request(request, answer, link))
         return answer.position
+
+    async def _generate(self, ours: _Request) -> None:
+        self._waiting.append(ours)
+        self.watch.begin()
+        if self._stepper is None:
+            self._stepper = asyncio.create_task(self._run())
+        try:
+            await ours.done
+        finally:
+            self.watch.end()
+            self._running.pop(ours, None)
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(ours)
+            if self._record:
+                self._record.write(ours, self._clock)
+                if not self._running and not self._waiting:
+                    self._record.flush()
 
     async def _run(self) -> None:
         """Makes steps for as long as there are requests."""

@@ -20,7 +20,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineGenerateError
 
 from serve_app.config.graph_sizes import DecodeShape
-from serve_app.errors import BadRequestError, ServiceError
+from serve_app.errors import BadRequestError, IngressLostError, ServiceError
 from serve_app.stall import MAX_GRAMMAR_WAIT_S, EngineWatch
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameLink, FrameSender
@@ -130,24 +130,33 @@ class TokenEngine:
         Goes on behind `request.output_token_ids`. Returns the number of tokens of the whole answer, once the
         last have been handed to the socket. Cancelling the task aborts the request in the engine.
         Raises vLLM's `VLLMClientError` for a request that vLLM refuses, `EngineDeadError` when the engine
-        process has died, `IngressBlockedError` when nobody takes the tokens, `IngressLostError` when there is
-        nobody any more and `BadRequestError` for a grammar that the engine core cannot compile in time.
+        process has died, `IngressBlockedError` when nobody takes the tokens and `BadRequestError` for a
+        grammar that the engine core cannot compile in time. Returns early when the ingress is gone.
         """
-        async with self._sender.link(request.reply_to) as link:
-            answer = _Answer(request.sequence, link, len(request.output_token_ids))
-            self._by_public_id[request.request_id] = answer
-            self.watch.begin()
-            try:
-                await self._generate(request, answer)
-            except EngineGenerateError as error:
-                if isinstance(error.__cause__, ServiceError):
-                    raise error.__cause__ from None
-                raise
-            finally:
-                self.watch.end()
-                del self._by_public_id[request.request_id]
-                self._answers.pop(answer.core_id, None)
-        return answer.num_tokens
+        num_tokens = 0
+        # With an error for a caller that is dead, Ray holds up other calls of this replica for five seconds.
+        with contextlib.suppress(IngressLostError):
+            async with self._sender.link(request.reply_to) as link:
+                answer = _Answer(request.sequence, link, len(request.output_token_ids))
+                try:
+                    await self._run(request, answer)
+                finally:
+                    num_tokens = answer.num_tokens
+        return num_tokens
+
+    async def _run(self, request: GenerateRequest, answer: _Answer) -> None:
+        self._by_public_id[request.request_id] = answer
+        self.watch.begin()
+        try:
+            await self._generate(request, answer)
+        except EngineGenerateError as error:
+            if isinstance(error.__cause__, ServiceError):
+                raise error.__cause__ from None
+            raise
+        finally:
+            self.watch.end()
+            del self._by_public_id[request.request_id]
+            self._answers.pop(answer.core_id, None)
 
     async def _generate(self, request: GenerateRequest, answer: _Answer) -> None:
         params = msgspec.msgpack.decode(request.sampling_params, type=SamplingParams)

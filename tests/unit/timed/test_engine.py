@@ -18,7 +18,6 @@ from serve_app.config import AppConfig
 from serve_app.demo import CACHE
 from serve_app.demo.unfolding import unfold
 from serve_app.engine_health import EngineHealth
-from serve_app.errors import IngressLostError
 from serve_app.stall import CANARY_AFTER_S, EngineWatch
 from serve_app.timed import engine as timed_engine
 from serve_app.timed.answers import (
@@ -332,9 +331,7 @@ async def test_an_ingress_that_is_gone_ends_its_requests_whether_they_run_or_wai
         await bench.until(lambda: len(bench.frames) > 5)
         assert await bench.engine.num_unfinished_requests() == 7
         await bench.stop_reading()
-        for call in lost:
-            with pytest.raises(IngressLostError):
-                await call
+        assert all(0 <= num_tokens < 1000 for num_tokens in await asyncio.gather(*lost))
         assert await bench.engine.num_unfinished_requests() == 1
         assert bench.engine.watch.num_running == 1
         assert await whole == 500

@@ -21,7 +21,6 @@ from serve_app.errors import (
     EngineLostError,
     EngineUnreachableError,
     IngressBlockedError,
-    IngressLostError,
     ServiceError,
 )
 from serve_app.transport.requests import GenerateRequest
@@ -37,7 +36,6 @@ FAULTS = {
     "died": ("died", Loss.DIED),
     "unreachable": ("unreachable", Loss.CUT_OFF),
     "blocked": ("ingress_blocked", Loss.GAP),
-    "taken for dead": ("ingress_lost", Loss.GAP),
     "aborted": ("aborted", Loss.CUT_OFF),
     "gap": ("tokens_lost", Loss.GAP),
     "no end": ("tokens_lost", Loss.GAP),
@@ -46,7 +44,6 @@ ERRORS: dict[str, Callable[[], Exception]] = {
     "died": lambda: EngineLostError("it has died"),
     "unreachable": lambda: EngineUnreachableError("it cannot be reached"),
     "blocked": lambda: IngressBlockedError("the ingress does not read"),
-    "taken for dead": lambda: IngressLostError("the ingress has gone"),
 }
 
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from serve_app.config.graph_sizes import DecodeShape
-from serve_app.errors import BadRequestError, IngressBlockedError, IngressLostError, ServiceError
+from serve_app.errors import BadRequestError, IngressBlockedError, ServiceError
 from serve_app.transport import connections, sockets
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
@@ -343,9 +343,8 @@ async def test_an_ingress_that_is_gone_ends_its_requests_only(monkeypatch: pytes
         one.step(output(1, 11), output(3, 31))
         await gone.receive()
         gone.close()
-        for call in lost:
-            with pytest.raises(IngressLostError):
-                await call
+        # An error would hold up others: Ray looks for the one who is to get it.
+        assert await asyncio.gather(*lost) == [1, 0]
         assert sorted(one.llm.aborted) == ["r1", "r2"]
         assert (one.engine.num_unfinished_requests, one.engine.watch.num_running) == (1, 1)
         one.step(output(1, 12), output(3, 32, ends=True))
