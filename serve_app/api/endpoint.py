@@ -29,6 +29,8 @@ logger = logging.getLogger("ray.serve")
 KEEP_ALIVE = b": keep-alive\n\n"
 # Chat Completions and Completions, its newer name, Responses.
 MAX_TOKENS_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+# A client that sends the first is told by the second, which ends a stream as a comment.
+REPORT_HEADER, MIGRATIONS_HEADER = "x-report-migrations", "x-migrations"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -152,7 +154,7 @@ class Endpoint:
                     continue
                 keep_alive.sent()
                 await request.send_chunk(chunk)
-            await request.end_stream(encoder.last_bytes())
+            await request.end_stream(request.report() + encoder.last_bytes())
         finally:
             keep_alive.cancel()
 
@@ -228,8 +230,16 @@ class _Request:
         if self.admission:
             self.admission.close()
 
+    def report(self) -> bytes:
+        """Returns the comment of a stream that says how many engines it has lost, for a client that asks."""
+        if not self.run or REPORT_HEADER not in self.headers:
+            return b""
+        return b": %b %d\n\n" % (MIGRATIONS_HEADER.encode(), self.run.num_lost_engines)
+
     def _response_headers(self, error: ServiceError | None) -> Iterator[tuple[bytes, bytes]]:
         yield self._id_header.encode(), self.id.encode()
+        if self.run and not self.is_stream and REPORT_HEADER in self.headers:
+            yield MIGRATIONS_HEADER.encode(), str(self.run.num_lost_engines).encode()
         if self.warnings:
             yield b"x-warning", "; ".join(self.warnings)[:1000].encode("ascii", "replace")
         if error is not None and (after := retry_after(error)) is not None:

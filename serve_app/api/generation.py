@@ -31,6 +31,9 @@ Event = TypeVar("Event")
 class EngineSequence(Protocol):
     """A sequence that an engine is working on."""
 
+    num_lost: int
+    """Engines that it has lost; it goes on in another one."""
+
     def cancel(self) -> None:
         """Ends it; nothing more arrives. Also after its end."""
 
@@ -277,6 +280,11 @@ class Run(Generic[Event]):
         )
         logger.error("a stream was ended: %s", error)
         self.inbox.fail(error)
+
+    @property
+    def num_lost_engines(self) -> int:
+        """How often a sequence of this answer has lost its engine, and gone on in another."""
+        return sum(sequence.num_lost for sequence in self.sequences)
 
     def close(self) -> None:
         """Ends the sequences that have not ended, in their engines."""

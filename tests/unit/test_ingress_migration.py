@@ -47,6 +47,7 @@ class DyingEngines:
     def __init__(self, bench: Bench, seed: int, num_deaths: int) -> None:
         self._bench, self._random = bench, random.Random(seed)
         self.num_deaths = self.num_left = num_deaths
+        self.num_lost = 0  # sequences that had not ended
         self._names = itertools.count()
 
     async def __call__(self, request: GenerateRequest) -> int:
@@ -57,6 +58,7 @@ class DyingEngines:
         generating = asyncio.create_task(self._bench._generate(request))
         sequence = self._bench.ingress._engines._open[request.sequence]
         await pass_until(lambda: generating.done() or len(sequence.token_ids) >= num_tokens)
+        self.num_lost += not sequence.is_finished.is_set()
         generating.cancel()
         # A replacement for it: there is always another one to go to.
         replicas = [replica.unique_id for replica in self._bench.router.curr_replicas]
@@ -65,8 +67,21 @@ class DyingEngines:
 
 
 def comparable(text: str) -> str:
-    """Without ids and times; of a stream, what its events say together."""
+    """Without ids and times."""
     return CHANGING.sub(r'"\1": 0', text)
+
+
+def reported(answer: Any) -> int:
+    """What the client is told of migrations, for it asks."""
+    if "x-migrations" in answer.headers:
+        return int(answer.headers["x-migrations"])
+    [comment] = re.findall(r"(?m)^: x-migrations (\d+)$", answer.text)
+    return int(comment)
+
+
+def data_of(answer: Any) -> list[str]:
+    """A stream's events, without ids and times."""
+    return [line for line in comparable(answer.text).splitlines() if line.startswith("data: ")]
 
 
 def text_of(answer: Any) -> dict[int, str]:
@@ -103,13 +118,17 @@ async def test_the_answer_is_that_of_the_unbroken_run(
         for seed in range(3):
             engines = DyingEngines(bench, seed, num_deaths=1 + seed % 2)
             bench.handle.engine_generate = engines
-            answer = await asgi.request(bench.app, "POST", f"/v1/{path}", json=body)
+            answer = await asgi.request(
+                bench.app, "POST", f"/v1/{path}", json=body, headers={"X-Report-Migrations": "1"}
+            )
+            assert reported(answer) == engines.num_lost
+            assert "x-migrations" not in unbroken.headers | {"body": unbroken.text}
             assert engines.num_left < engines.num_deaths, "the answer may have met its stop string by then"
             assert engines.num_left == 0 or "stop" in body
             assert answer.status_code == 200, answer.text
             if "stream" in body:
                 assert text_of(answer) == text_of(unbroken)
-                assert answer.text.splitlines()[-2:] == unbroken.text.splitlines()[-2:]
+                assert data_of(answer)[-1] == data_of(unbroken)[-1]
             else:
                 assert comparable(answer.text) == comparable(unbroken.text)
             await bench.until_idle()

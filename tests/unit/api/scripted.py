@@ -98,6 +98,8 @@ class Started:
 
 
 class ScriptedSequence:
+    num_lost = 0
+
     def __init__(self) -> None:
         self.task: asyncio.Task[None]
 
