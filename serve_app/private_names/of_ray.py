@@ -93,7 +93,7 @@ _OF_THE_CLUSTER = (
         parameters=("key", "value", "overwrite", "namespace"),
     ),
     _KEY(path="ray.experimental.internal_kv:_internal_kv_get", parameters=("key", "namespace")),
-    _STOP(path="ray.serve.context:_get_global_client"),
+    _STOP(path="ray.serve.context:_get_global_client", used_in=(STOP, "benchmarks/chaos/probe.py")),
     _STOP(path=f"{_CONTROLLER}.delete_all_apps", parameters=("blocking",)),
     _STOP(path=f"{_CONTROLLER}.get_serve_details"),
     _STOP(path=f"{_CONTROLLER}.shutdown"),

@@ -13,6 +13,7 @@ REMOTE_ENGINE = f"{ADAPTER}.remote_engine"
 REMOTE_SEQUENCE = f"{ADAPTER}.remote_sequence"
 SAMPLING = f"{ADAPTER}.sampling_params"
 WARMING = f"{ADAPTER}.warming"
+ARGUMENTS = f"{ADAPTER}.arguments"
 CANARY = f"{ADAPTER}.canary"
 COMPILING = f"{ADAPTER}.compiling"
 WIRE = f"{ADAPTER}.wire"
@@ -112,7 +113,12 @@ _OF_THE_ENGINE = (
         path="vllm.v1.engine.exceptions:EngineGenerateError",
         without_it="errors of this service come back as failures of the engine",
     ),
-    _ENGINE(path="vllm.config:StructuredOutputsConfig", parameters=("backend",), without_it=_NO_ENGINE),
+    _ENGINE(
+        path="vllm.config:SpeculativeConfig",
+        used_in=(ARGUMENTS,),
+        test="tests/unit/vllm_adapter/test_arguments.py",
+        without_it="overrides of the speculator's settings are not checked",
+    ),
     _ENGINE(path="vllm.usage.usage_lib:UsageContext.OPENAI_API_SERVER", without_it=_NO_ENGINE),
     _ENGINE(
         path="vllm.inputs.engine:tokens_input",
