@@ -9,6 +9,7 @@ Ray may take one down that holds results of a replica that has died.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -53,6 +54,9 @@ def load() -> list[int]:
 
 def main() -> None:
     """Command line."""
+    # Ray writes to standard output too, of nodes that die for one.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     ray.init(address=sys.argv[1], namespace="serve", log_to_driver=False)
     engine = next(name for name in replicas() if name not in ("Ingress", "Gate"))
     for line in sys.stdin:
@@ -62,10 +66,10 @@ def main() -> None:
                 answer: Any = replicas()
             else:
                 answer = load() if what == "load" else open_work(engine)
-            print(json.dumps({"number": int(number), "answer": answer}), flush=True)
+            print(json.dumps({"number": int(number), "answer": answer}), file=answers, flush=True)
         except Exception as error:  # whatever Ray has to say of a service that is broken
             words = f"{type(error).__name__}: {error}"[:500]
-            print(json.dumps({"number": int(number), "error": words}), flush=True)
+            print(json.dumps({"number": int(number), "error": words}), file=answers, flush=True)
 
 
 if __name__ == "__main__":
