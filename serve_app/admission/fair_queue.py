@@ -29,6 +29,12 @@ class FairQueue(Generic[Item]):
         """Items of this tier and those that come first: what a new one waits for, at the most."""
         return sum(self._lengths[: tier + 1])
 
+    def num_before_of(self, tier: int, key: str) -> int:
+        """Items that a new one of this tier and key waits for, since the keys take turns."""
+        keys = self._tiers[tier]
+        turn = len(keys.get(key, ())) + 1
+        return sum(self._lengths[:tier]) + sum(min(len(items), turn) for items in keys.values())
+
     def add(self, item: Item, tier: int, key: str, *, first: bool = False) -> None:
         """At the end of its key's items, or before all others of its tier."""
         keys = self._tiers[tier]

@@ -254,7 +254,8 @@ class Admission:
         # One that is larger than the queue must have it alone: it would be refused for ever.
         if num_before and num_before + num_to_wait > self._rules.max_queued:
             return False
-        expected_s = self._service.wait_s(num_all_before, self._slots.num_all)
+        num_turns = self._queue.num_before_of(request.tier, request.key)
+        expected_s = self._service.wait_s(num_turns, self._slots.num_all)
         if expected_s is not None and expected_s > self._rules.max_wait_s:
             return False
         while sum(self._num_refusable) + num_to_wait > self._rules.max_queued:

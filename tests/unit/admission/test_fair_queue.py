@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve_app.admission.fair_queue import FairQueue
 
@@ -51,6 +53,21 @@ def test_a_key_that_comes_later_waits_for_one_turn_of_each_other() -> None:
     assert [queue.pop(1), queue.pop(1), queue.pop(1)] == ["a0", "b0", "a1"]
     queue.add("c0", 1, "c")
     assert take_all(queue) == ["b1", "a2", "c0", "b2"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.sampled_from("abcd")), max_size=30),
+    st.integers(0, 2),
+    st.sampled_from("abcde"),
+)
+def test_how_many_a_new_item_waits_for(items: list[tuple[int, str]], tier: int, key: str) -> None:
+    queue = queue_of(*((f"{index}", one_tier, one_key) for index, (one_tier, one_key) in enumerate(items)))
+    expected = queue.num_before_of(tier, key)
+    is_new = (tier, key) not in items
+    queue.add("new", tier, key)
+    waited_for = take_all(queue).index("new")
+    # A key that waits already may have its turn before others.
+    assert expected - (0 if is_new else 3) <= waited_for <= expected
 
 
 def test_a_key_that_comes_back_goes_to_the_end() -> None:

@@ -93,6 +93,19 @@ def test_what_has_begun_takes_no_room_of_the_queue(tier: Tier) -> None:
     assert gate.counts == (2, 126 + 4)
 
 
+def test_a_large_request_of_another_key_is_waited_for_by_turns() -> None:
+    """The queue is long, and a new key's turn is next."""
+    gate = Gate("a", max_queued=4, max_wait_s=30.0)
+    gate.has_taken(20.0)
+    gate.ask(1, n=128, key="large")
+    assert gate.ask(2, key="small") == [Admitted(2, {}, None)]
+    gate.send(Release(1, 0, 1))
+    gate.send(Release(1, 1, 1))
+    assert granted(2) in gate.said()
+    # One of the same key waits for all of them.
+    assert refusal(gate.ask(3, key="large")).reason is Reason.QUEUE_FULL
+
+
 def test_an_idle_service_refuses_no_request_for_its_size() -> None:
     """No time to come back would help."""
     gate = Gate("a", max_queued=4)
