@@ -264,8 +264,8 @@ class EngineConfig(Section):
     stall_timeout_s: float = Field(
         default=60,
         ge=1,
-        description="seconds without a token and an answer of the engine core, while requests run, after "
-        "which a replica's engine counts as hung: the replica leaves and is replaced",
+        description="seconds without a token and without an answer of the engine core, while requests run, "
+        "after which an engine counts as hung (one that answers has a minute more): its replica is replaced",
     )
     num_gpus: float = Field(
         default=1, ge=0, le=1, description="GPUs of a replica; 0 for the CPU, less than 1 to share one"
