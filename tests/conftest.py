@@ -11,7 +11,14 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 # What Ray turns on for the clusters that it starts; a process that joins one has to say so.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
+import coverage
 import pytest
+
+# Under pytest-xdist the workers run the tests, and measure: begun before the package is imported.
+MEASURED = None
+if os.environ.get("TEST_COVERAGE") and "PYTEST_XDIST_WORKER" in os.environ:
+    MEASURED = coverage.Coverage(data_suffix=True)
+    MEASURED.start()
 
 ORDER = ["unit", "app", "engine", "gpu"]
 
@@ -29,6 +36,13 @@ def has_gpu() -> bool:
 def stage(item: pytest.Item) -> int:
     """The place of a test in the run, by its marker."""
     return max((ORDER.index(name) for name in ORDER[1:] if item.get_closest_marker(name)), default=0)
+
+
+def pytest_unconfigure() -> None:
+    """Keep what was measured."""
+    if MEASURED:
+        MEASURED.stop()
+        MEASURED.save()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
