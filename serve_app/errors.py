@@ -36,6 +36,8 @@ class ServiceError(Exception):
     """The field of the request that is wrong, as OpenAI's error object names it."""
     code: str | None = None
     """OpenAI's word for what is wrong, where it has one."""
+    may_be_sent_again = True
+    """False where clients that send requests again by themselves are told not to."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         """`retry_after_s`: when sending the request again will do, where that is known."""
@@ -65,6 +67,8 @@ class BadRequestError(ServiceError):
 
 class DeadlyRequestError(ServiceError):
     """Engines have died while this request alone ran on them."""
+
+    may_be_sent_again = False
 
 
 class EngineAbortedError(ServiceError):

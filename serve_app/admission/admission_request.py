@@ -77,8 +77,9 @@ class AdmissionRequest:
         self.grants = {number: SlotGrant(self, number) for number in range(ask.num_sequences)}
         self._unused = list(self.grants.values())
         self._numbers = count(ask.num_sequences)
-        # Of sequences that have moved: how many replicas died on which only this request had slots.
-        self._deaths_alone: dict[int, int] = {}
+        # Of sequences that have moved: the replica before. Then those that died with only this request there.
+        self._lost_replicas: dict[int, str] = {}
+        self._died_alone: set[str] = set()
 
     async def admitted(self) -> None:
         """Returns when the request may begin, or wait for its slots.
@@ -139,29 +140,29 @@ class AdmissionRequest:
         del self.grants[number]
         grant = SlotGrant(self, next(self._numbers))
         self.grants[grant.number] = grant
-        self._deaths_alone[grant.number] = self._deaths_alone.pop(number, 0)
+        self._lost_replicas[grant.number] = before.replica
         self._client.send(Move(self.ask.request, number, grant.number, loss))
         return grant
 
     def moved(self, number: int, *, was_alone: bool) -> None:
         """The gate has heard of a move, and says whether the request was alone on the replica that died."""
-        grant = self.grants.get(number)
-        if grant is None or not was_alone or number not in self._deaths_alone:
+        replica = self._lost_replicas.get(number)
+        if replica is None or not was_alone:
             return
-        self._deaths_alone[number] += 1
-        if (num_deaths := self._deaths_alone[number]) >= MAX_DEATHS_ALONE:
-            grant.refuse(
-                DeadlyRequestError(
-                    f"{num_deaths} engines have died while this request ran on them, alone; it is not tried "
-                    "on another"
-                )
+        self._died_alone.add(replica)
+        if (num_deaths := len(self._died_alone)) >= MAX_DEATHS_ALONE:
+            error = DeadlyRequestError(
+                f"{num_deaths} engines have died while this request ran on them, alone; it is not tried on "
+                "another"
             )
+            for grant in self.grants.values():
+                grant.refuse(error)  # of no effect where it has its slot
 
     def release(self, number: int, num_tokens: int) -> None:
         """See `SlotGrant.release`. Of effect once for each slot."""
         if self.grants.pop(number, None) is None:
             return
-        self._deaths_alone.pop(number, None)
+        self._lost_replicas.pop(number, None)
         if self.state in (RequestState.REFUSED, RequestState.CLOSED):
             return  # the gate has forgotten it
         self._client.send(Release(self.ask.request, number, num_tokens))

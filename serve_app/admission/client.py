@@ -123,7 +123,7 @@ class GateClient:
 
     def _decide_alone(self) -> None:
         self._link = None
-        self._own = Admission(self._rules)
+        self._own = Admission(self._rules, sees_all=False)
         self._own.set_replicas(self._replicas, time.monotonic())
         self._say_all()
 

@@ -53,8 +53,9 @@ class Admission:
     that has lost its engine goes before all others of its tier.
     """
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
+    def __init__(self, rules: Rules, *, sees_all: bool = True) -> None:
+        """`sees_all`: every ingress asks here. Else nobody is told that it was alone on a replica."""
+        self._rules, self._sees_all = rules, sees_all
         self._slots = EngineSlots(rules.max_concurrent_requests, rules.reserved_share)
         self._queue: FairQueue[Sequence] = FairQueue(len(Tier))
         self._keys = KeyLimits(rules.max_requests_per_key, rules.max_tokens_per_minute_per_key)
@@ -66,8 +67,9 @@ class Admission:
         self._deadlines: list[tuple[float, int, Request]] = []  # a heap; some are over, or have changed
         self._order = count()
         self._has_had_engines = False
-        # Of replicas that have died with sequences: how many requests these were of; 0 where Serve had taken
-        # the replica out before (it had drained for as long as it may), which says nothing about them.
+        # Of replicas that have died with sequences: how many requests these were of. 0 where nobody is to
+        # blame: Serve had taken the replica out before (it had drained for as long as it may), or an ingress
+        # was forgotten whose sequences may have been there, too.
         self._died_with: dict[str, int] = {}
         self._events: list[Addressed] = []
 
@@ -151,7 +153,7 @@ class Admission:
         replica = before.replica if before else None
         if replica is not None and move.loss is Loss.DIED:
             self._lose(replica)
-        was_alone = replica is not None and self._died_with.get(replica) == 1
+        was_alone = move.loss is Loss.DIED and self._sees_all and self._died_with.get(replica or "") == 1
         self._say(request, Moved(request.number, move.to, was_alone))
         after = self._wait(request, move.to, first=True)
         after.loss, after.lost = move.loss, replica
@@ -353,9 +355,7 @@ class Admission:
         """A request that was admitted before this gate started, or before the ingress was out of reach."""
         request = Request(ingress, known.request, known.key, known.tier)
         self._open(request, now)
-        sequences = list(known.sequences.items())
-        # Each that is put before all others is put before those of its request, too.
-        for number, replica in reversed(sequences) if known.has_begun else sequences:
+        for number, replica in known.sequences.items():
             if replica is None:
                 self._wait(request, number, first=known.has_begun)
             else:
@@ -367,9 +367,13 @@ class Admission:
 
     def _forget(self, ingress: bytes, now: float) -> None:
         if known := self._ingresses.get(ingress):
+            left = {s.replica for request in known.requests.values() for s in request.sequences.values()}
             for request in list(known.requests.values()):
                 self._close(request, now)
             del self._ingresses[ingress]
+            for replica in left:
+                if replica is not None and self._slots.num_taken_on(replica):
+                    self._died_with[replica] = 0
 
     def _say(self, request: Request, event: Event) -> None:
         self._ingresses[request.ingress].num_sent += 1

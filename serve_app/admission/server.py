@@ -49,6 +49,7 @@ class GateServer:
             on_event=self._on_event,
         )
         self._look_for_gone: asyncio.Handle | None = None
+        self._looks_again = False
         self._refused: Counter[Reason] = Counter()
         self._say_refused_at = 0.0
         self._decoder: msgspec.msgpack.Decoder[list[Message]] = msgspec.msgpack.Decoder(list[Message])
@@ -86,13 +87,19 @@ class GateServer:
 
     def _on_event(self, event: int) -> None:
         """A connection stands, or has gone. It is not said whose."""
-        if event == DOWN:
-            self._stop_looking()
+        # Not put off by those that follow: others may connect and go again and again.
+        if event == DOWN and not self._look_for_gone:
             loop = asyncio.get_running_loop()
             self._look_for_gone = loop.call_later(RECONNECT_S, self._forget_gone)
+        elif event == DOWN:
+            self._looks_again = True
 
     def _forget_gone(self) -> None:
         """Forgets the ingresses that there is no connection to. One that lives joins when it comes back."""
+        self._look_for_gone = None
+        if self._looks_again:
+            self._looks_again = False
+            self._on_event(DOWN)
         for ingress, event in self._admission.signs_of_life():
             if not self._reaches(ingress, event):
                 self._send(self._admission.forget(ingress, time.monotonic()))

@@ -242,6 +242,9 @@ class _Request:
             yield MIGRATIONS_HEADER.encode(), str(self.run.num_lost_engines).encode()
         if self.warnings:
             yield b"x-warning", "; ".join(self.warnings)[:1000].encode("ascii", "replace")
+        if error is not None and not error.may_be_sent_again:
+            # OpenAI's and Anthropic's clients heed it; of themselves they send what gets 500 twice more.
+            yield b"x-should-retry", b"false"
         if error is not None and (after := retry_after(error)) is not None:
             yield b"retry-after", after.encode()
         if self.admission and self.admission.limits:

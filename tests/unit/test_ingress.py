@@ -251,8 +251,9 @@ async def test_engines_that_die_one_after_another(start: Any) -> None:
 
 
 async def test_a_request_that_engines_die_of(start: Any) -> None:
-    async with start() as bench:
-        bench.router.set_replicas("a", "b", "c")
+    async with gate_of("a", "b", "c") as (server, admission), start() as bench:
+        bench.gate.answers.put_nowait(server.address)
+        await admission.until(lambda: admission.num_joins == 1)
 
         async def generate(request: GenerateRequest) -> int:
             raise ActorDiedError()
@@ -264,8 +265,9 @@ async def test_a_request_that_engines_die_of(start: Any) -> None:
         assert len(bench.handle.calls) == 3, "the third call is never sent"
         assert bench.handle.responses[2].num_cancelled == 1
         bench.handle.engine_generate = bench._generate
+        assert answer.headers["x-should-retry"] == "false"
         assert (await bench.chat()).status_code == 200, "the third engine is there for the others"
-        await bench.until_idle()
+        await admission.until(lambda: admission.counts == (0, 0))
 
 
 async def test_an_ingress_that_takes_no_frames_any_more_is_not_healthy(

@@ -84,8 +84,11 @@ def test_keys_take_turns_in_each_tier_on_its_own() -> None:
 
 def test_first_goes_before_all_others_of_its_tier() -> None:
     queue = queue_of(("p0", 0, "z"), ("a0", 1, "a"), ("b0", 1, "b"), ("b1", 1, "b"))
-    queue.add("b2", 1, "b", first=True)
-    assert take_all(queue) == ["p0", "b2", "a0", "b0", "b1"]
+    for name in ("b2", "b3", "a1"):
+        queue.add(name, 1, name[0], first=True)
+    queue.remove("b3", 1, "b")
+    assert queue.num_before_of(1, "c") == 1 + 2 + 2
+    assert take_all(queue) == ["p0", "b2", "a1", "a0", "b0", "b1"]
 
 
 def test_num_before_counts_a_tier_and_those_before_it() -> None:

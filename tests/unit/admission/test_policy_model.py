@@ -244,6 +244,8 @@ class Model:
         for request in ingress.requests.values():
             request.is_restored = True
             request.has_deadline = bool(request.sequences)
+            if request.has_begun:  # those of it that wait go first
+                request.moved |= {number for number, replica in request.sequences.items() if replica is None}
             open_requests.append(
                 OpenRequest(
                     request.ask.request,
@@ -375,7 +377,10 @@ class Model:
         assert replica in self.ready
         assert self.loads()[replica] < self.rules.max_concurrent_requests, "the replica is full"
         assert self.num_free(tier) > 0, "the slot is reserved"
-        assert not [t for t, _ in self.waiting() if t.ask.tier < tier], "an earlier tier waits"
+        waiting = self.waiting()
+        assert not [t for t, _ in waiting if t.ask.tier < tier], "an earlier tier waits"
+        if number not in request.moved:
+            assert not [t for t, n in waiting if t.ask.tier == tier and n in t.moved], "one that moved waits"
         request.sequences[number] = replica
         request.has_begun = True
         self.seen[f"granted {tier.name}"] += 1

@@ -116,3 +116,21 @@ def test_who_outlives_a_drain_has_not_killed_its_engine() -> None:
     gate.ask(1)
     gate.set_replicas("b")
     assert not was_alone(gate, Move(1, 0, 1, Loss.DIED))
+
+
+def test_nobody_is_to_blame_where_an_ingress_went_before() -> None:
+    """A node goes with an ingress and an engine, and the gate hears of the ingress first."""
+    gate = Gate("a", max_concurrent_requests=4)
+    gate.ask(1)
+    gate.ask(1, ingress=THERE)
+    gate.admission.forget(THERE, gate.now)
+    assert not was_alone(gate, Move(1, 0, 1, Loss.DIED))
+    assert not gate.admission._died_with, "nobody is left there"
+
+
+@pytest.mark.parametrize("loss", [Loss.GAP, Loss.CUT_OFF])
+def test_only_a_death_is_one(loss: Loss) -> None:
+    gate = Gate("a")
+    gate.ask(1)
+    gate.send(Lost("a"))
+    assert not was_alone(gate, Move(1, 0, 1, loss))
