@@ -33,11 +33,13 @@ class ReconnectTimer:
     def __init__(self, on_lost: Callable[[], None]) -> None:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._is_up = False
+        self._is_up = self._is_cancelled = False
         self._timer: asyncio.Handle = self._loop.call_later(RECONNECT_S, self._fire)
 
     def on_event(self, event: int) -> None:
         """Takes note of an event. Attempts to connect that fail are none."""
+        if self._is_cancelled:
+            return  # what had happened before, and is told now
         if event == UP:
             self._timer.cancel()
         elif self._is_up:
@@ -50,4 +52,5 @@ class ReconnectTimer:
 
     def cancel(self) -> None:
         """Does not call any more."""
+        self._is_cancelled = True
         self._timer.cancel()

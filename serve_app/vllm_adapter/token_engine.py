@@ -101,7 +101,8 @@ class TokenEngine:
         return answer
 
     def _add(self, answer: _Answer, output: EngineCoreOutput) -> None:
-        if answer.awaits_grammar and output.finish_reason is FinishReason.ERROR:
+        is_error = output.finish_reason is FinishReason.ERROR
+        if answer.awaits_grammar and is_error and not output.new_token_ids:
             self._give_up(answer, _no_grammar())
             return
         answer.awaits_grammar = False
@@ -160,7 +161,8 @@ class TokenEngine:
 
     async def _generate(self, request: GenerateRequest, answer: _Answer) -> None:
         params = msgspec.msgpack.decode(request.sampling_params, type=SamplingParams)
-        answer.awaits_grammar = params.structured_outputs is not None
+        # The grammar of an answer that goes on has been compiled before: another engine may have time for it.
+        answer.awaits_grammar = params.structured_outputs is not None and not request.output_token_ids
         # Text is the ingress's business: it detokenises, looks for stop strings and aborts.
         params.detokenize = False
         params.stop = []

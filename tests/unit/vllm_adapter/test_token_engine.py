@@ -430,20 +430,24 @@ async def test_a_canary_is_one_token_after_all_others_and_no_request_of_anybody(
         await canary
 
 
-@pytest.mark.parametrize("has_begun", [False, True])
-async def test_a_grammar_that_cannot_be_compiled_is_the_requests_fault(has_begun: bool) -> None:
+@pytest.mark.parametrize("what_else", [None, "has begun", "goes on", "has tokens"])
+async def test_a_grammar_that_cannot_be_compiled_is_the_requests_fault(what_else: str | None) -> None:
+    """Any other error of the engine is not: the ingress sees it, and has another engine go on."""
     from vllm.sampling_params import StructuredOutputsParams
     from vllm.v1.engine import EngineCoreOutput, FinishReason
 
+    before = [10] if what_else == "goes on" else []
+    tokens = [12] if what_else == "has tokens" else []
     async with harness() as one:
         grammar = {"structured_outputs": StructuredOutputsParams(structural_tag="{}")}
-        task = asyncio.create_task(one.engine.generate(one.request(0, params=grammar)))
+        request = one.request(0, params=grammar, output_token_ids=before)
+        task = asyncio.create_task(one.engine.generate(request))
         await one.begun(1)
-        if has_begun:
+        if what_else == "has begun":
             one.step(output(0, 11))
             await one.frame()
-        one.step(EngineCoreOutput("r0-core", [], finish_reason=FinishReason.ERROR))
-        if has_begun:  # then it is something else, and the ingress sees what
+        one.step(EngineCoreOutput("r0-core", tokens, finish_reason=FinishReason.ERROR))
+        if what_else:
             [(_, _, last)] = await one.frame()
             assert last.finish_reason is FinishReason.ERROR
             assert await task == 1
