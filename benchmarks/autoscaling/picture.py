@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 import numpy as np
 
 from benchmarks.autoscaling.run import Run, Sample
-from serve_app.bench.picture import CARD, FONT, INK, PALE, Panel, Point
+from serve_app.bench.picture import PALE, Panel, Point, opening
 from serve_app.bench.picture import _text as text
 
 TRACES = "daily", "burst"
@@ -22,14 +21,7 @@ def draw(runs: dict[str, list[Run]]) -> str:
     """Returns the picture as SVG, from the runs of each policy in COLORS."""
     title = "Ray Serve's autoscaling code over simulated replicas, 85 s from decision to ready"
     height = TOP + 4 * ROW + 8
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
-        f'height="{height}" role="img" font-family="{FONT}" font-size="13" fill="{INK}">',
-        f"<title>{html.escape(title)}</title>",
-        f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="12" fill="{CARD}" '
-        'stroke="#cbd2d9"/>',
-        text(24, 34, title, weight=600, size=15),
-    ]
+    lines = opening(WIDTH, height, title)
     x = 24.0
     for name, color in COLORS.items():
         lines.append(f'<rect x="{x:.0f}" y="50" width="12" height="12" fill="{color}"/>')

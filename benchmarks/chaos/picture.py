@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.chaos import processes
 from benchmarks.chaos.verdicts import Outcome
-from serve_app.bench.picture import CARD, FONT, INK, Panel
+from serve_app.bench.picture import INK, Panel, opening
 from serve_app.bench.picture import _text as text
 
 WIDTH, LEFT, PANEL_WIDTH = 1080, 68, 970
@@ -43,14 +43,7 @@ def draw(result: Mapping[str, Any]) -> str:
         f"{result['clients']} clients, {result['engines']} engines, {len(result['faults'])} faults: "
         f"{result['outcomes'][Outcome.WHOLE]:,} answers whole, longest pause {result['longest_pause_s']:g} s"
     )
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
-        f'height="{height}" role="img" font-family="{FONT}" font-size="13" fill="{INK}">',
-        f"<title>{html.escape(title)}</title>",
-        f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{height - 1}" rx="12" fill="{CARD}" '
-        'stroke="#cbd2d9"/>',
-        text(24, 34, title, weight=600, size=15),
-    ]
+    lines = opening(WIDTH, height, title)
     counts = {name.value: f"{name.value}: {result['outcomes'][name]:,}" for name in COLORS}
     lines += _legend(50, [(color, counts[name.value]) for name, color in COLORS.items()])
     lines += _ended(timeline, minutes)

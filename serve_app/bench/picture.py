@@ -71,14 +71,7 @@ def draw(result: Result) -> str:
     load = result.load
     how = f"{load.concurrency} at a time" if load.concurrency else f"{load.rate:g} requests/s"
     title = f"{result.model}: {how}, {_shape(rounds)}"
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" role="img" font-family="{FONT}" font-size="13" fill="{INK}">',
-        f"<title>{html.escape(title)}</title>",
-        f'<rect x="0.5" y="0.5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="12" fill="{CARD}" '
-        'stroke="#cbd2d9"/>',
-        _text(24, 34, title, weight=600, size=15),
-    ]
+    lines = opening(WIDTH, HEIGHT, title)
     lines += _legend(rounds)
     lines += _distribution(68, "Time to first token", [_ttft_ms(one) for one in rounds])
     lines += _distribution(598, "Inter-token latency", [_itl_ms(one) for one in rounds])
@@ -177,6 +170,18 @@ def _number(value: float) -> str:
     if value >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def opening(width: int, height: int, title: str) -> list[str]:
+    """Returns the lines that begin a picture: the SVG element, and a card with the title on it."""
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" role="img" font-family="{FONT}" font-size="13" fill="{INK}">',
+        f"<title>{html.escape(title)}</title>",
+        f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="12" fill="{CARD}" '
+        'stroke="#cbd2d9"/>',
+        _text(24, 34, title, weight=600, size=15),
+    ]
 
 
 def _text(
