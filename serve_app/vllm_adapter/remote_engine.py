@@ -111,8 +111,8 @@ class RemoteEngine:
 
     async def _run(self, sequence: RemoteSequence) -> None:
         try:
-            while (error := await self._generate_on_one_engine(sequence)) is not None:
-                self._move(sequence, error)
+            while (loss := await self._generate_on_one_engine(sequence)) is not None:
+                self._move(sequence, loss)
         except ServiceError as error:
             if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 logger.error("request %s: %s", sequence.message.request_id, error.__cause__ or error)
@@ -126,10 +126,7 @@ class RemoteEngine:
             sequence.fail(EngineFailedError(UNFORESEEN))
 
     async def _generate_on_one_engine(self, sequence: RemoteSequence) -> ServiceError | None:
-        """Returns None when the sequence has ended, or how its engine was lost where it may go on elsewhere.
-
-        Raises what ends it for good.
-        """
+        """Returns None when the sequence has ended, or else what has parted it from its engine."""
         timer: asyncio.TimerHandle | None = None
         if sequence.num_lost:
             no_slot = EngineLostError(
@@ -138,36 +135,30 @@ class RemoteEngine:
             )
             loop = asyncio.get_running_loop()
             timer = loop.call_later(self._limits.max_wait_s, sequence.grant.refuse, no_slot)
+        loss: ServiceError | None = None
         try:
             num_tokens = await self._generate(sequence.message, sequence.grant)
             await sequence.wait_for_the_end(num_tokens)
         except asyncio.CancelledError:
-            error = sequence.interruption()
+            loss = sequence.interruption()
             task = asyncio.current_task()
-            if error is None or task is None:
+            if loss is None or task is None:
                 raise
             task.uncancel()
-            return self._movable(sequence, error)
         except ServiceError as error:
-            return self._movable(sequence, error)
+            loss = error
         finally:
             if timer:
                 timer.cancel()
-        return None
-
-    def _movable(self, sequence: RemoteSequence, error: ServiceError) -> ServiceError | None:
-        """Returns `error` if the sequence may go on elsewhere, and None if it has ended; else raises it."""
-        if sequence.is_finished.is_set():
-            return None
-        is_lost = sequence.grant.replica is not None and migration.cause_of(error, sequence.num_lost)
-        if not is_lost or sequence.num_lost + 1 >= self._limits.max_engines:
-            raise error
-        return error
+        return None if sequence.is_finished.is_set() else loss
 
     def _move(self, sequence: RemoteSequence, error: ServiceError) -> None:
-        cause = migration.cause_of(error, sequence.num_lost)
-        assert cause
+        """Has it go on elsewhere. Raises `error` where it may not."""
         before = sequence.message
+        # One that was refused its slot has been in no engine, and has lost none.
+        cause = migration.cause_of(error, sequence.num_lost) if sequence.grant.replica is not None else None
+        if cause is None or sequence.num_lost + 1 >= self._limits.max_engines:
+            raise error
         message = replace(
             before,
             # The one before may still be known where it goes, and its frames under way.
