@@ -198,8 +198,7 @@ def test_what_is_queued_is_bounded_by_the_high_water_mark() -> None:
 
 def test_what_is_left_out_is_as_zeromq_has_it() -> None:
     nobody = CurveAddress("tcp://127.0.0.1:1", zmq.curve_keypair()[0])
-    plain = zmq.Context().socket(zmq.DEALER)
-    with owners(1) as (client,):
+    with zmq.Context() as context, context.socket(zmq.DEALER) as plain, owners(1) as (client,):
         socket = client.connect(zmq.DEALER, nobody, high_water_mark=0)
         for option in (zmq.HEARTBEAT_IVL, zmq.RECONNECT_IVL_MAX, zmq.ROUTING_ID, zmq.MAXMSGSIZE):
             assert socket.getsockopt(option) == plain.getsockopt(option)
@@ -209,7 +208,6 @@ def test_what_is_left_out_is_as_zeromq_has_it() -> None:
         )
         options = (zmq.SNDHWM, zmq.RCVHWM, zmq.HEARTBEAT_IVL, zmq.RECONNECT_IVL_MAX, zmq.ROUTING_ID)
         assert [given.getsockopt(option) for option in options] == [5, 5, 70, 90, b"name"]
-    plain.context.destroy(linger=0)
 
 
 # --- what fails ----------------------------------------------------------------------------------------
