@@ -8,7 +8,12 @@ import msgspec
 
 from benchmarks.chaos.answers import CutError, MalformedError, StreamError, read_body, read_stream
 from benchmarks.chaos.questions import Question
+from benchmarks.chaos.shape import ROOT
 from benchmarks.chaos.verdicts import Attempt, End
+
+# What scripts/haproxy has HAProxy say where no ingress answers.
+_HEAD, _, _BODY = (ROOT / "scripts/unavailable.http").read_bytes().partition(b"\r\n\r\n")
+NO_INGRESS: str = msgspec.json.decode(_BODY)["error"]["message"]
 
 
 @dataclass
@@ -42,7 +47,7 @@ def judge(attempt: Attempt, received: Received) -> None:
     elif received.status != 200:
         attempt.end = End.STATUS
         message = message_of(content)
-        attempt.is_of_service = message is not None
+        attempt.is_of_service = message != NO_INGRESS
         attempt.detail = f"{received.status}: {message or content[:200].decode(errors='replace')}"
     else:
         _judge_answer(attempt, received, content)

@@ -100,6 +100,9 @@ class Service:
             # As scripts/serve has it: what is said is written at once.
             "RAY_SERVE_LOG_TO_STDERR": "1",
             "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(ROOT / "scripts/haproxy"),
+            "SERVE_VENV": sys.prefix,
             "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),

@@ -35,8 +35,8 @@ class Outcome(StrEnum):
 
 
 FAILURES = (Outcome.UNEXPLAINED, Outcome.WRONG)
-# Of HAProxy, when no ingress answers it: the service itself says more than that.
-PROXY_STATUSES = (502, 503, 504)
+# Of HAProxy, when no ingress answers it: the service itself says something else.
+PROXY_STATUS = 503
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Attempt:
     ended_s: float = 0.0
     end: End = End.ANSWER
     detail: str = ""
-    is_of_service: bool = True  # an error that the service itself has put into words
+    is_of_service: bool = True  # and not what HAProxy says where no ingress answers
     answer: Answer | None = None
     # The longest time between two pieces, and when it ended; nobody measures it who does not read.
     pause_s: float = 0.0
@@ -80,7 +80,7 @@ def verdict(attempt: Attempt, expected: Answer, faults: Iterable[Fault]) -> Verd
     if attempt.end is End.MALFORMED:
         return Verdict(Outcome.WRONG, why)
     is_connection = attempt.end in (End.CUT, End.REFUSED) or (
-        attempt.end is End.STATUS and attempt.status in PROXY_STATUSES and not attempt.is_of_service
+        attempt.end is End.STATUS and attempt.status == PROXY_STATUS and not attempt.is_of_service
     )
     for fault in faults:
         if fault.explains(attempt.sent_s, attempt.ended_s, is_connection=is_connection):

@@ -112,6 +112,8 @@ def test_ray_starts_with_the_fast_paths_and_a_token(cluster: dict[str, Any], com
     assert environment[HA_PROXY] == environment[THROUGHPUT_OPTIMIZED] == ON
     assert log_settings.problem(environment) is None
     assert environment["RAY_AUTH_MODE"] == "token"
+    program = environment["RAY_SERVE_HAPROXY_BINARY_PATH"].removeprefix("$HOME/gpt-oss-serve/")
+    assert os.access(ROOT / program, os.X_OK)
     assert environment["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"] == str(
         int(read_config(ROOT / "configs/prod.yaml").drain_limit_s)
     )

@@ -39,6 +39,7 @@ from benchmarks.chaos.questions import (
     timed_questions,
 )
 from benchmarks.chaos.schedule import FIRST_AFTER_S, schedule
+from benchmarks.chaos.shape import ROOT
 from benchmarks.chaos.verdicts import Attempt, End, Outcome, verdict
 
 ALL = list(KINDS.values())
@@ -287,7 +288,7 @@ class TestVerdicts:
 
     def test_a_status_of_the_proxy_and_one_of_the_service(self) -> None:
         faults = [Fault(KINDS["kill-ingress"], "", 10.0, 10.0)]
-        of_proxy = attempt(End.STATUS, status=502, is_of_service=False)
+        of_proxy = attempt(End.STATUS, status=503, is_of_service=False)
         assert verdict(of_proxy, RIGHT, faults).outcome is Outcome.EXPLAINED
         of_service = attempt(End.STATUS, status=503)
         assert verdict(of_service, RIGHT, faults).outcome is Outcome.UNEXPLAINED
@@ -309,8 +310,11 @@ class TestJudge:
         assert self.received(b"", None).end is End.CUT
         service = self.received(b'{"error": {"message": "no engine"}}', 503)
         assert (service.end, service.detail, service.is_of_service) == (End.STATUS, "503: no engine", True)
-        proxy = self.received(b"<html>Bad gateway</html>", 502)
+        _, _, of_proxy = (ROOT / "scripts/unavailable.http").read_bytes().partition(b"\r\n\r\n")
+        proxy = self.received(of_proxy, 503)
         assert (proxy.end, proxy.is_of_service) == (End.STATUS, False)
+        # A form that no client of the APIs knows is nobody's.
+        assert self.received(b"Internal Server Error", 500).is_of_service
         assert self.received(b'data: {"error": {"message": "lost"}}\n\n').detail == "lost"
         assert self.received(b"data: {\n\ndata: [DONE]\n\n").end is End.MALFORMED
 
