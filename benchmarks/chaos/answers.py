@@ -31,12 +31,17 @@ class MalformedError(Exception):
 
 @dataclass
 class Choice:
-    """One of the answers to a request. `calls` are names and arguments of functions."""
+    """One of the answers to a request. `calls` are names and arguments of functions.
+
+    `logprobs` are the tokens that have come with log probabilities, as many alternatives each, and not these
+    themselves: their last digits differ between batches.
+    """
 
     text: str = ""
     reasoning: str = ""
     calls: list[list[str]] = field(default_factory=list)
     finish: str | None = None
+    logprobs: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -51,7 +56,7 @@ class Answer:
         if len(self.choices) != len(other.choices):
             return f"{len(other.choices)} choices, not {len(self.choices)}"
         for ours, theirs in zip(self.choices, other.choices, strict=True):
-            for name in ("text", "reasoning", "calls", "finish"):
+            for name in ("text", "reasoning", "calls", "logprobs", "finish"):
                 expected, found = getattr(ours, name), getattr(theirs, name)
                 if expected != found:
                     return f"{name}: {_contrast(expected, found)}"
@@ -87,7 +92,9 @@ class _reading:  # noqa: N801  # a context manager, as contextlib's are
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (KeyError, TypeError, IndexError, AttributeError, msgspec.DecodeError)):
+        if isinstance(
+            error, (KeyError, TypeError, IndexError, AttributeError, ValueError, msgspec.DecodeError)
+        ):
             raise MalformedError(f"{type(error).__name__}: {error}") from error
 
 
@@ -97,13 +104,17 @@ def _chat_body(body: Json) -> Answer:
         message = one["message"]
         calls = [[c["function"]["name"], c["function"]["arguments"]] for c in message.get("tool_calls") or ()]
         reasoning = message.get("reasoning") or message.get("reasoning_content") or ""
-        choices.append(Choice(message.get("content") or "", reasoning, calls, one["finish_reason"]))
+        logprobs = _chat_logprobs(one)
+        choices.append(Choice(message.get("content") or "", reasoning, calls, one["finish_reason"], logprobs))
     return Answer(choices, body["usage"]["completion_tokens"])
 
 
 def _completions_body(body: Json) -> Answer:
     ordered = sorted(body["choices"], key=lambda one: one["index"])
-    choices = [Choice(one["text"], finish=one["finish_reason"]) for one in ordered]
+    choices = [
+        Choice(one["text"], finish=one["finish_reason"], logprobs=_completions_logprobs(one))
+        for one in ordered
+    ]
     return Answer(choices, body["usage"]["completion_tokens"])
 
 
@@ -112,6 +123,8 @@ def _responses_body(body: Json) -> Answer:
     for item in body["output"]:
         if item["type"] == "message":
             choice.text += "".join(part["text"] for part in item["content"])
+            for part in item["content"]:
+                choice.logprobs += _logprobs(part.get("logprobs"))
         elif item["type"] == "reasoning":
             choice.reasoning += "".join(part["text"] for part in item.get("content") or ())
         else:
@@ -146,6 +159,7 @@ def _chat_stream(events: Iterable[Json]) -> Answer:
                 ours, function = choice.calls[call["index"]], call["function"]
                 ours[0] += function.get("name") or ""
                 ours[1] += function.get("arguments") or ""
+            choice.logprobs += _chat_logprobs(one)
             choice.finish = one.get("finish_reason") or choice.finish
     return Answer([choices[index] for index in sorted(choices)], usage and usage["completion_tokens"])
 
@@ -158,23 +172,26 @@ def _completions_stream(events: Iterable[Json]) -> Answer:
         for one in event["choices"]:
             choice = choices.setdefault(one["index"], Choice())
             choice.text += one["text"]
+            choice.logprobs += _completions_logprobs(one)
             choice.finish = one.get("finish_reason") or choice.finish
     return Answer([choices[index] for index in sorted(choices)], usage and usage["completion_tokens"])
 
 
 def _responses_stream(events: Sequence[Json]) -> Answer:
     text = reasoning = arguments = ""
+    logprobs: list[tuple[str, int]] = []
     for event in events:
         if event["type"] == "response.output_text.delta":
             text += event["delta"]
+            logprobs += _logprobs(event.get("logprobs"))
         elif event["type"] == "response.reasoning_text.delta":
             reasoning += event["delta"]
         elif event["type"] == "response.function_call_arguments.delta":
             arguments += event["delta"]
     answer = _responses_body(events[-1]["response"])
     [whole] = answer.choices
-    said = text, reasoning, arguments
-    if said != (whole.text, whole.reasoning, "".join(call[1] for call in whole.calls)):
+    said = text, reasoning, arguments, logprobs
+    if said != (whole.text, whole.reasoning, "".join(call[1] for call in whole.calls), whole.logprobs):
         raise MalformedError("the last event says something else than those before it")
     return answer
 
@@ -194,6 +211,21 @@ def _messages_stream(events: Iterable[Json]) -> Answer:
             choice.finish = event["delta"]["stop_reason"]
             num_tokens = event["usage"]["output_tokens"]
     return Answer([choice], num_tokens)
+
+
+def _logprobs(entries: Iterable[Json] | None) -> list[tuple[str, int]]:
+    return [(entry["token"], len(entry["top_logprobs"])) for entry in entries or ()]
+
+
+def _chat_logprobs(choice: Json) -> list[tuple[str, int]]:
+    return _logprobs((choice.get("logprobs") or {}).get("content"))
+
+
+def _completions_logprobs(choice: Json) -> list[tuple[str, int]]:
+    logprobs = choice.get("logprobs") or {"tokens": (), "top_logprobs": ()}
+    return [
+        (token, len(top)) for token, top in zip(logprobs["tokens"], logprobs["top_logprobs"], strict=True)
+    ]
 
 
 def _contrast(expected: Any, found: Any) -> str:

@@ -1,4 +1,4 @@
-"""What clients ask: all APIs, streamed and not, n > 1; with a model also tools and structured output.
+"""What clients ask: all APIs, streamed and not, n > 1; with a model also all else that engines do for them.
 
 Each question has one right answer, since what answers is deterministic: the timed engine says what the prompt
 decides, and vLLM decodes greedily.
@@ -43,13 +43,17 @@ WEATHER = {
     "required": ["city"],
     "additionalProperties": False,
 }
-PERSON = {
+# Long enough to be hit in the middle.
+NUMBERS = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 20}, "age": {"type": "integer"}},
-    "required": ["name", "age"],
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "numbers": {"type": "array", "items": {"type": "integer"}, "minItems": 40, "maxItems": 40},
+    },
+    "required": ["name", "numbers"],
     "additionalProperties": False,
 }
-ASK_WEATHER, ASK_PERSON = "What is the weather in Paris?", "Give me a JSON object with name and age"
+ASK_WEATHER, ASK_NUMBERS = "What is the weather in Paris?", "Add 1, 2 and 3"
 
 
 @dataclass(frozen=True)
@@ -109,25 +113,39 @@ def timed_questions(seed: int, min_tokens: int, max_tokens: int, number: int = 3
 
 
 def model_questions(seed: int, min_tokens: int, max_tokens: int) -> list[Question]:
-    """Returns those for the demo model: counting, which is long, tools and structured output.
+    """Returns those for the demo model: counting, which is long, and what is more than text.
 
-    What is counted has `min_tokens` to `max_tokens`.
+    What is counted has `min_tokens` to `max_tokens`. With a grammar there are schemas and functions that have
+    to be called; without one, functions that the model may call.
     """
     drawn = random.Random(seed)
-    questions = []
-    for index, api in enumerate([*PATHS] * 4):
-        streamed = index // len(PATHS) % 4 < 3
+    questions: list[Question] = []
+
+    def ask(what: str, api: str, words: str, num_tokens: int, streamed: bool, **more: Any) -> None:
+        n = more.pop("n", 1)
+        body = plain(api, words, num_tokens, streamed=streamed, n=n) | more
+        questions.append(Question(f"{what}: {_name(len(questions), api, streamed)}", api, body))
+
+    def count(what: str, api: str, streamed: bool, **more: Any) -> None:
         words = f"Count from 1 to {drawn.randint(30, 120)}"
-        body = plain(
-            api, words, drawn.randint(min_tokens, max_tokens), streamed=streamed, n=2 if index % 5 == 4 else 1
-        )
-        questions.append(Question(_name(index, api, streamed), api, body))
-    for api in (CHAT, RESPONSES, MESSAGES):
-        for streamed in (True, False):
-            for what, extra in (("tool", _tool(api)), ("schema", _schema(api))):
-                words = ASK_WEATHER if what == "tool" else ASK_PERSON
-                body = plain(api, words, 300, streamed=streamed) | extra
-                questions.append(Question(f"{what}: {_name(len(questions), api, streamed)}", api, body))
+        ask(what, api, words, drawn.randint(min_tokens, max_tokens), streamed, **more)
+
+    for streamed in (True, True, True, False):
+        for api in PATHS:
+            count("count", api, streamed)
+    for streamed in (True, False):
+        for api in PATHS:
+            count("stop", api, streamed, **_stop(api))
+            if api != MESSAGES:
+                count("log probabilities", api, streamed, **_logprobs(api))
+            if api in (CHAT, COMPLETIONS):
+                count("two choices", api, streamed, n=2)
+                count("penalties", api, streamed, frequency_penalty=0.4, presence_penalty=0.2)
+            if api != COMPLETIONS:
+                ask("schema", api, ASK_NUMBERS, 300, streamed, **_schema(api))
+                ask("forced call", api, ASK_NUMBERS, 300, streamed, **_tool(api, "add", NUMBERS, forced=True))
+                weather = _tool(api, "get_weather", WEATHER, forced=False)
+                ask("free call", api, ASK_WEATHER, 300, streamed, **weather)
     return questions
 
 
@@ -139,19 +157,32 @@ def _name(index: int, api: str, streamed: bool) -> str:
     return f"{index} {api}{', streamed' if streamed else ''}"
 
 
-def _tool(api: str) -> dict[str, Any]:
-    function = {"name": "get_weather", "description": "Get the weather"}
+def _tool(api: str, name: str, parameters: dict[str, Any], *, forced: bool) -> dict[str, Any]:
+    function = {"name": name, "description": f"{name.replace('_', ' ').capitalize()}"}
     if api == MESSAGES:
-        return {"tools": [function | {"input_schema": WEATHER}], "tool_choice": {"type": "any"}}
-    whole = function | {"parameters": WEATHER}
+        choice = {"type": "tool", "name": name} if forced else {"type": "auto"}
+        return {"tools": [function | {"input_schema": parameters}], "tool_choice": choice}
+    whole = function | {"parameters": parameters}
     tool = {"type": "function", "function": whole} if api == CHAT else {"type": "function"} | whole
-    return {"tools": [tool], "tool_choice": "required"}
+    return {"tools": [tool], "tool_choice": "required" if forced else "auto"}
 
 
 def _schema(api: str) -> dict[str, Any]:
-    named = {"name": "person", "schema": PERSON}
+    named = {"name": "numbers", "schema": NUMBERS}
     if api == MESSAGES:
-        return {"output_config": {"format": {"type": "json_schema", "schema": PERSON}}}
+        return {"output_config": {"format": {"type": "json_schema", "schema": NUMBERS}}}
     if api == RESPONSES:
         return {"text": {"format": {"type": "json_schema"} | named}}
     return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+def _stop(api: str) -> dict[str, Any]:
+    return {"stop_sequences" if api == MESSAGES else "stop": [" 25"]}
+
+
+def _logprobs(api: str) -> dict[str, Any]:
+    if api == COMPLETIONS:
+        return {"logprobs": 2}
+    if api == RESPONSES:
+        return {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+    return {"logprobs": True, "top_logprobs": 2}
