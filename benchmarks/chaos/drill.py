@@ -20,8 +20,6 @@ from benchmarks.chaos.traffic import Clients
 from benchmarks.chaos.verdicts import End
 from benchmarks.chaos.watch import Probe, ProbeError, Watch
 
-# An ingress takes 20 s to start on two idle cores; a node, and what runs on it, three times that.
-RECOVERY_TIMEOUT_S = 150.0
 # What ends later than this after the load has not been cleaned up but has run out.
 SETTLE_TIMEOUT_S = 60.0
 WARM_UP_S = 15.0
@@ -75,7 +73,7 @@ async def drill(service: Service, plan: Plan) -> Found:
             service.url, plan.questions, plan.seed, expected, leaving=plan.leaving, pausing=plan.pausing
         )
         watch = Watch(service, probe, clients.now_s)
-        if lacking := await watch.until_whole(RECOVERY_TIMEOUT_S):
+        if lacking := await watch.until_whole():
             raise NoReferenceError(f"the service is not whole before the first fault: {lacking}")
         await _work_when_settled(probe)
         before = await watch.sample()
@@ -89,7 +87,7 @@ async def drill(service: Service, plan: Plan) -> Found:
             watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await watching
-        if lacking := await watch.until_whole(RECOVERY_TIMEOUT_S):
+        if lacking := await watch.until_whole():
             found.lost.append(f"at the end: {lacking}")
         work = await _work_when_settled(probe)
         found.after = await watch.sample()
@@ -148,7 +146,7 @@ async def _fault(planned: Planned, injection: Injection, found: Found) -> None:
         await asyncio.sleep(planned.lasts_s)
         await asyncio.to_thread(hit.undo)
         fault.healed_s = now_s()
-    lacking = await found.watch.until_whole(RECOVERY_TIMEOUT_S)
+    lacking = await found.watch.until_whole(hit.without)
     if lacking:
         found.lost.append(f"{planned.kind.name} at {fault.at_s:.0f} s: {lacking}")
     else:

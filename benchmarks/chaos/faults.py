@@ -42,11 +42,12 @@ SHORT_S, STOPPED_S, START_S = (3.0, 8.0), (4.0, 12.0), (20.0, 30.0)
 OF_VLLM, OF_NODES, OF_NETWORK, OF_DISK = (frozenset({need}) for need in Need)
 OPEN = Cost.OPEN
 _ALL = (
-    Kind("kill-engine", "kill -9 of vLLM's engine process", needs=OF_VLLM),
-    # As long as it takes to be found out, and longer.
-    Kind("stop-engine", "SIGSTOP of vLLM's engine process", lasts_s=(30.0, 40.0), needs=OF_VLLM),
+    Kind("kill-engine", "kill -9 of vLLM's engine core or worker", needs=OF_VLLM),
+    Kind("stop-engine", "SIGSTOP of vLLM's engine core or worker", lasts_s=STOPPED_S, needs=OF_VLLM),
+    Kind("hang-engine", "SIGSTOP of vLLM's engine core or worker, for good", needs=OF_VLLM),
     Kind("kill-replica", "kill -9 of an engine replica"),
     Kind("stop-replica", "SIGSTOP of an engine replica", lasts_s=STOPPED_S),
+    Kind("hang-replica", "SIGSTOP of an engine replica, for good"),
     Kind("kill-ingress", "kill -9 of an ingress replica", OPEN),
     Kind("stop-ingress", "SIGSTOP of an ingress replica", lasts_s=STOPPED_S),
     Kind("kill-gate", "kill -9 of the gate"),

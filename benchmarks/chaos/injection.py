@@ -22,22 +22,23 @@ from benchmarks.chaos.shape import VLLM
 SLOW_ENGINES, SLOW_GATE = "128kbit", "8kbit"
 POLL_S = 0.02
 ROLES = {
-    "engine": processes.ENGINE,
-    "replica": processes.REPLICA,
-    "ingress": processes.INGRESS,
-    "gate": processes.GATE,
-    "proxy": processes.PROXY,
+    "engine": (processes.CORE, processes.WORKER),
+    "replica": (processes.REPLICA,),
+    "ingress": (processes.INGRESS,),
+    "gate": (processes.GATE,),
+    "proxy": (processes.PROXY,),
 }
 Undo = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Hit:
-    """What a fault has hit, in words, when, and what undoes it."""
+    """What a fault has hit, in words, when, and what undoes it. `without` is a process that has to go."""
 
     target: str
     at_s: float
     undo: Undo | None = None
+    without: int | None = None
 
 
 class NoTargetError(Exception):
@@ -73,17 +74,19 @@ class Injection:
             return other(planned.pick)
         if verb in ("cut", "slow"):
             return self._degrade(verb, what)
-        target = one_of(self._service.processes.of(ROLES[what]), planned.pick)
-        return self._kill(target) if verb == "kill" else self._stop(target)
+        target = one_of(self._service.processes.of(*ROLES[what]), planned.pick)
+        return self._kill(target) if verb == "kill" else self._stop(target, for_good=verb == "hang")
 
     def _kill(self, target: Process) -> Hit:
         at_s = self._now_s()
         kill(target.pid)
         return Hit(words(target), at_s)
 
-    def _stop(self, target: Process) -> Hit:
+    def _stop(self, target: Process, *, for_good: bool) -> Hit:
         at_s = self._now_s()
         os.kill(target.pid, signal.SIGSTOP)
+        if for_good:
+            return Hit(words(target), at_s, without=target.pid)
         return Hit(words(target), at_s, lambda: resume(target.pid))
 
     def _degrade(self, verb: str, what: str) -> Hit:

@@ -26,7 +26,7 @@ COLORS = {
 ROLE_COLORS = {
     processes.INGRESS: "#2b6cb0",
     processes.REPLICA: "#dd6b20",
-    processes.ENGINE: "#b7791f",
+    processes.CORE: "#b7791f",
     processes.GATE: "#2f855a",
     processes.PROXY: "#9b2c2c",
     processes.CONTROLLER: "#6b46c1",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-INGRESS, GATE, REPLICA, ENGINE = "ingress", "gate", "engine replica", "engine process"
+INGRESS, GATE, REPLICA, CORE, WORKER = "ingress", "gate", "engine replica", "engine core", "engine worker"
 PROXY, MANAGER, CONTROLLER, RAYLET, STORE, REST = (
     "HAProxy",
     "proxy actor",
@@ -18,7 +18,7 @@ PROXY, MANAGER, CONTROLLER, RAYLET, STORE, REST = (
     "GCS",
     "rest",
 )
-ROLES = (INGRESS, GATE, REPLICA, ENGINE, PROXY, MANAGER, CONTROLLER, RAYLET, STORE)
+ROLES = (INGRESS, GATE, REPLICA, CORE, WORKER, PROXY, MANAGER, CONTROLLER, RAYLET, STORE)
 MARK = "RAY_TMPDIR"
 
 
@@ -56,9 +56,9 @@ class Processes:
         self._known = seen
         return sorted(found, key=lambda one: one.pid)
 
-    def of(self, role: str) -> list[Process]:
-        """Returns those of a role."""
-        return [one for one in self.look() if one.role == role]
+    def of(self, *roles: str) -> list[Process]:
+        """Returns those of these roles."""
+        return [one for one in self.look() if one.role in roles]
 
     def count(self) -> Counter[str]:
         """Returns how many there are of each role."""
@@ -74,8 +74,9 @@ def role(name: str, arguments: list[str]) -> str:
     if title.startswith("ray::ServeReplica:"):
         deployment = title.split()[0].split(".")[0].rpartition(":")[2]
         return {"Ingress": INGRESS, "Gate": GATE}.get(deployment, REPLICA)
-    if title.startswith("VLLM::EngineCor") or name.startswith("VLLM::EngineCor"):
-        return ENGINE
+    for begin, found in (("VLLM::EngineCor", CORE), ("VLLM::Worker", WORKER)):
+        if title.startswith(begin) or name.startswith(begin):
+            return found
     if name == "haproxy":
         return PROXY
     if title.startswith(("ray::HAProxyManager", "ray::ProxyActor")):

@@ -26,9 +26,12 @@ class Shape:
     slots: int
     steps_per_second: float = 20.0
     stall_timeout_s: float = 5.0
+    # An ingress takes 20 s to start on two idle cores; a node, and what runs on it, three times that. So does
+    # an engine, and longer beside those that go on.
+    recovery_timeout_s: float = 150.0
 
 
-SHAPES = {TIMED: Shape(3, 2, 64), VLLM: Shape(2, 2, 16, stall_timeout_s=20.0)}
+SHAPES = {TIMED: Shape(3, 2, 64), VLLM: Shape(2, 2, 16, stall_timeout_s=20.0, recovery_timeout_s=420.0)}
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ import contextlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from benchmarks.chaos import processes
 from benchmarks.chaos.growth import Sample
+from benchmarks.chaos.processes import Process
 from benchmarks.chaos.service import Service
+from benchmarks.chaos.shape import VLLM
 
 PROBE_TIMEOUT_S = 60.0
 RUNNING = "RUNNING"
@@ -95,6 +97,21 @@ def without_fast_paths(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name != "RAY_SERVE_THROUGHPUT_OPTIMIZED"}
 
 
+def missing_process(found: Iterable[Process], engines: int, nodes: int) -> str:
+    """Returns which process is not there of those that Serve does not count, in words, or "".
+
+    `engines` are vLLM's, which have two processes each on the CPU: when one of them dies, its replica looks
+    well for a moment.
+    """
+    count = Counter(one.role for one in found)
+    for role in (processes.CORE, processes.WORKER):
+        if count[role] != engines:
+            return f"{count[role]} of {role}, not {engines}"
+    if not count[processes.PROXY]:
+        return "no HAProxy"
+    return "a node is missing" if count[processes.RAYLET] < nodes else ""
+
+
 class Watch:
     """Samples of a service, for as long as `run` runs."""
 
@@ -130,28 +147,31 @@ class Watch:
         self.most_running = max(self.most_running, running)
         self.most_waiting = max(self.most_waiting, waiting)
 
-    async def until_whole(self, timeout_s: float) -> str:
-        """Returns "" when everything is there and ready; after `timeout_s` what is not, in words."""
+    async def until_whole(self, without: int | None = None) -> str:
+        """Returns "" when everything is there and ready; what is not, in words, when it has taken too long.
+
+        The process `without` has to be gone: one that hangs may be taken for one that is there.
+        """
         lacking = "it has not been looked at"
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(self._service.shape.recovery_timeout_s):
                 # Nothing tells.
-                while lacking := await self._lacking():  # noqa: ASYNC110
+                while lacking := await self._lacking(without):  # noqa: ASYNC110
                     await asyncio.sleep(POLL_S)
         return lacking
 
-    async def _lacking(self) -> str:
+    async def _lacking(self, without: int | None) -> str:
         found = await asyncio.to_thread(self._service.processes.look)
-        alive, count = {one.pid for one in found}, Counter(one.role for one in found)
-        if not count[processes.PROXY]:
-            return "no HAProxy"
-        if count[processes.RAYLET] < len(self._service.nodes):
-            return "a node is missing"
+        alive, shape = {one.pid for one in found}, self._service.shape
+        if without in alive:
+            return f"process {without} is still there"
+        engines = shape.engines if self._service.engines == VLLM else 0
+        if missing := missing_process(found, engines, len(self._service.nodes)):
+            return missing
         try:
             replicas = await self._probe.ask("replicas")
         except ProbeError as error:
             return str(error)
-        shape = self._service.shape
         wanted = {"Ingress": shape.ingresses, "Gate": 1}
         for name, found_of in replicas.items():
             running = [one for one in found_of if one["state"] == RUNNING and one["pid"] in alive]

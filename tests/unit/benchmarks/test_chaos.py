@@ -360,7 +360,7 @@ class TestGrowth:
         [
             (process(1, processes.INGRESS, 100 + growth.MAX_RSS_BYTES // MIB + 1), "MiB; before 100"),
             (process(1, processes.INGRESS, fds=50 + growth.MAX_FDS + 1), "file descriptors; before 50"),
-            (process(3, processes.ENGINE), "1 of engine process, not 0"),
+            (process(3, processes.CORE), "1 of engine core, not 0"),
         ],
     )
     def test_what_a_process_keeps(self, kept: Process, words: str) -> None:
@@ -397,7 +397,8 @@ class TestGrowth:
         ("ray::ServeRepl", ["ray::ServeReplica:gpt-oss:Gate"], processes.GATE),
         ("ray::ServeRepl", ["ray::ServeReplica:gpt-oss:TimedEngine"], processes.REPLICA),
         ("ray::ServeRepl", ["ray::ServeReplica:gpt-oss:Engine"], processes.REPLICA),
-        ("VLLM::EngineCor", ["VLLM::EngineCore"], processes.ENGINE),
+        ("VLLM::EngineCor", ["VLLM::EngineCore"], processes.CORE),
+        ("VLLM::Worker", ["VLLM::Worker_TP0"], processes.WORKER),
         ("haproxy", ["haproxy", "-f", "haproxy.cfg"], processes.PROXY),
         ("ray::ServeContr", ["ray::ServeController.listen_for_change"], processes.CONTROLLER),
         ("raylet", ["/ray/raylet", "--node_ip_address=10.77.0.2"], processes.RAYLET),
