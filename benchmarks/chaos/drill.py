@@ -75,7 +75,7 @@ async def drill(service: Service, plan: Plan) -> Found:
         watch = Watch(service, probe, clients.now_s)
         if lacking := await watch.until_whole():
             raise NoReferenceError(f"the service is not whole before the first fault: {lacking}")
-        await _work_when_settled(probe)
+        await settled_work(probe)
         before = await watch.sample()
         clients.begin()
         found = Found(clients, expected, watch, before, before)
@@ -89,7 +89,7 @@ async def drill(service: Service, plan: Plan) -> Found:
                 await watching
         if lacking := await watch.until_whole():
             found.lost.append(f"at the end: {lacking}")
-        work = await _work_when_settled(probe)
+        work = await settled_work(probe)
         found.after = await watch.sample()
         found.left_behind = left_behind(before, found.after, work) if work else ["the service does not say"]
         return found
@@ -155,7 +155,7 @@ async def _fault(planned: Planned, injection: Injection, found: Found) -> None:
     say(f"{fault.at_s:7.1f} s  {planned.kind.name}: {fault.target}; {after}")
 
 
-async def _work_when_settled(probe: Probe) -> Any:
+async def settled_work(probe: Probe) -> Any:
     """What is open once nothing changes any more; None if the service does not say."""
     work: Any = None
     with contextlib.suppress(TimeoutError):
