@@ -10,6 +10,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 # What Ray turns on for the clusters that it starts; a process that joins one has to say so.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+# A node that starts on a busy machine is waited for; Ray gives it up after 30 s.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "600")
 
 import coverage
 import pytest

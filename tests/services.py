@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -22,6 +23,11 @@ MODEL = "gpt-oss-demo"
 START_TIMEOUT_S = 1800
 STOP_TIMEOUT_S = 300
 LOAD_TIMEOUT_S = 300
+# Below those that the system gives to who asks for any, as Ray does all the time, and those of Serve's replicas
+# behind HAProxy (from 30000); above those of Ray's workers and clients (from 10001).
+_PORTS = range(20_000, 30_000)
+# Not the seeded one: tests in other processes choose, too.
+_RANDOM = random.SystemRandom()
 
 
 @dataclass(frozen=True)
@@ -70,10 +76,12 @@ class Service:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody has, and that nobody is given by chance before it is used."""
+    while True:
+        port = _RANDOM.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
