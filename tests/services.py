@@ -23,8 +23,8 @@ MODEL = "gpt-oss-demo"
 START_TIMEOUT_S = 1800
 STOP_TIMEOUT_S = 300
 LOAD_TIMEOUT_S = 300
-# Below those that the system gives to who asks for any, as Ray does all the time, and those of Serve's replicas
-# behind HAProxy (from 30000); above those of Ray's workers and clients (from 10001).
+# Below those that the system gives to who asks for any, as Ray does all the time, and those of Serve's
+# replicas behind HAProxy (from 30000); above those of Ray's workers and clients (from 10001).
 _PORTS = range(20_000, 30_000)
 # Not the seeded one: tests in other processes choose, too.
 _RANDOM = random.SystemRandom()
