@@ -25,6 +25,7 @@ SETTLE_TIMEOUT_S = 60.0
 WARM_UP_S = 15.0
 ASKED_AT_ONCE = 16
 SAMPLE_S, SOAK_SAMPLE_S = 5.0, 20.0
+PROGRESS_S = 60.0
 
 
 class NoReferenceError(Exception):
@@ -89,12 +90,24 @@ async def drill(service: Service, plan: Plan) -> Found:
                 await watching
         if lacking := await watch.until_whole():
             found.lost.append(f"at the end: {lacking}")
-        work = await settled_work(probe)
-        found.after = await watch.sample()
-        found.left_behind = left_behind(before, found.after, work) if work else ["the service does not say"]
+        found.after, found.left_behind = await _what_stays(watch, probe, before)
         return found
     finally:
         await probe.close()
+
+
+async def _what_stays(watch: Watch, probe: Probe, before: Sample) -> tuple[Sample, list[str]]:
+    """What the processes hold when the load has gone, and what of it is there by mistake."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + SETTLE_TIMEOUT_S
+    while True:
+        work = await settled_work(probe)
+        after = await watch.sample()
+        kept = left_behind(before, after, work) if work else ["the service does not say"]
+        if not kept or loop.time() > end_s:
+            return after, kept
+        # HAProxy closes some of its idle connections every five seconds, and tells nobody.
+        await asyncio.sleep(SAMPLE_S)
 
 
 async def reference(service: Service, questions: Iterable[Question]) -> dict[str, Answer]:
@@ -129,7 +142,9 @@ async def _faults(service: Service, plan: Plan, found: Found) -> None:
             continue
         await asyncio.sleep(planned.at_s - now_s())
         await _fault(planned, injection, found)
-    await asyncio.sleep(plan.duration_s - now_s())
+    while (rest_s := plan.duration_s - now_s()) > 0:
+        await asyncio.sleep(min(rest_s, PROGRESS_S))
+        say(f"{now_s():7.1f} s  {len(found.clients.attempts)} requests have ended")
 
 
 async def _fault(planned: Planned, injection: Injection, found: Found) -> None:
