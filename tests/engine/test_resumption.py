@@ -3,59 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import random
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
-from serve_app.config import AppConfig
-from serve_app.demo import CACHE, MODEL_NAME, SPECULATOR_NAME
-from serve_app.demo.unfolding import unfold
-from serve_app.engine_arguments import engine_arguments
 from tests.resumptions import CASES, COUNT, MAX_TOKENS, Case, Harness, check
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.filterwarnings("ignore"),
-    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.asyncio(loop_scope="package"),
 ]
-
-
-def config() -> AppConfig:
-    return AppConfig.model_validate(
-        {
-            "model": {"id": MODEL_NAME, "source": f"file:{CACHE / MODEL_NAME}"},
-            "speculator": {"source": f"file:{CACHE / SPECULATOR_NAME}", "num_draft_tokens": 3},
-            "engine": {
-                "max_concurrent_requests": 8,
-                "max_model_len": 2048,
-                # Small steps, so that long prompts take several.
-                "max_num_batched_tokens": 256,
-                "kv_cache_dtype": "fp8",
-                "num_gpus": 0,
-                "gpu_memory_utilization": 0.1,
-                "kv_cache_memory_bytes": 1 << 27,
-            },
-        }
-    )
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def harness() -> AsyncIterator[Harness]:
-    unfold(CACHE)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-        environment.setenv("OMP_NUM_THREADS", "1")
-        arguments = engine_arguments(config(), str(CACHE / MODEL_NAME), str(CACHE / SPECULATOR_NAME))
-        one = Harness(arguments)
-    try:
-        yield one
-    finally:
-        await one.close()
-        gc.collect()  # ZeroMQ warns of its context, here and not at the end of all tests
 
 
 @pytest.mark.parametrize("name", CASES)
