@@ -19,6 +19,12 @@ MAX_RSS_BYTES, MAX_RSS_SHARE = 48 * MIB, 0.10
 MAX_FDS, MAX_TASKS = 24, 4
 # Caches fill in the beginning: a slope is that of the rest.
 WARM_SHARE = 1 / 3
+# What a line through an hour of samples may rise while nothing grows: loads go up and down, and heaps wander.
+# Of memory it is MiB, or a share of what the process has.
+MAX_AN_HOUR = {"rss_mib": 24.0, "fds": 16.0, "threads": 4.0, "tasks": 16.0, "requests": 8.0, "sequences": 8.0}
+MAX_RSS_SHARE_AN_HOUR = 0.05
+# In less time a line says more of the load than of what grows.
+MIN_SOAK_S = 1800.0
 
 
 @dataclass(frozen=True)
@@ -118,3 +124,17 @@ def slopes(samples: Sequence[Sample]) -> list[dict[str, Any]]:
         }
         lines.append({"role": role, "pid": pid, **figures})
     return lines
+
+
+def grown(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns what grows under a load that stays the same, in words. `lines` are those of `slopes`."""
+    found = []
+    for line in lines:
+        for name, most in MAX_AN_HOUR.items():
+            if (figures := line.get(name)) is None:
+                continue
+            if name == "rss_mib":
+                most = max(most, MAX_RSS_SHARE_AN_HOUR * figures["first"])
+            if figures["an_hour"] > most:
+                found.append(f"{line['role']} {line['pid']}: {figures['an_hour']:+g} {name} an hour")
+    return found

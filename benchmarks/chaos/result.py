@@ -15,7 +15,7 @@ from benchmarks.bare_node import machine
 from benchmarks.chaos import sandbox
 from benchmarks.chaos.drill import Found, Plan
 from benchmarks.chaos.faults import Fault
-from benchmarks.chaos.growth import MIB, Sample, slopes
+from benchmarks.chaos.growth import MIB, MIN_SOAK_S, Sample, grown, slopes
 from benchmarks.chaos.processes import ROLES
 from benchmarks.chaos.service import Service
 from benchmarks.chaos.shape import ROOT
@@ -37,6 +37,8 @@ def result(service: Service, plan: Plan, found: Found, left_out: Mapping[str, st
     slots = service.shape.engines * service.shape.slots
     failures = [(attempt, one) for attempt, one in judged if one.outcome in FAILURES]
     asked = len(judged) - counts[Outcome.LEFT]
+    processes = slopes([*found.watch.samples, found.after])
+    growing = grown(processes) if not plan.kinds and plan.duration_s >= MIN_SOAK_S else []
     return {
         "what": "a service under load and faults: what its clients get, and what is left behind",
         "command": " ".join(["python -m benchmarks.chaos", *_public(sys.argv[1:])]),
@@ -52,7 +54,7 @@ def result(service: Service, plan: Plan, found: Found, left_out: Mapping[str, st
         "clients": plan.clients,
         "leaving": plan.leaving,
         "pausing": plan.pausing,
-        "is_good": not (failures or found.lost or found.left_behind),
+        "is_good": not (failures or found.lost or found.left_behind or growing),
         "outcomes": {name.value: counts[name] for name in Outcome},
         "share_whole": round(counts[Outcome.WHOLE] / asked, 5) if asked else None,
         "outcomes_by_question": _by_question(judged),
@@ -64,12 +66,13 @@ def result(service: Service, plan: Plan, found: Found, left_out: Mapping[str, st
             "gate_silent": found.watch.silent,
         },
         "left_behind": found.left_behind,
+        "growing": growing,
         "not_recovered": found.lost,
         "missed": found.missed,
         "left_out": dict(left_out),
         "faults": [_fault(number, found.faults, judged) for number in range(len(found.faults))],
         "failures": [_told(attempt, one) for attempt, one in failures[:MAX_TOLD]],
-        "processes": slopes([*found.watch.samples, found.after]),
+        "processes": processes,
         "timeline": _timeline(judged, found.watch.samples),
     }
 
@@ -83,6 +86,7 @@ def summary(found: Mapping[str, Any]) -> str:
     kinds = Counter(one["why"] for one in found["failures"])
     lines += [f"{number} x {why}" for why, number in kinds.most_common(12)]
     lines += [f"left behind: {one}" for one in found["left_behind"]]
+    lines += [f"growing: {one}" for one in found["growing"]]
     lines += [f"not recovered: {one}" for one in found["not_recovered"]]
     lines += [f"left out: {name} {why}" for name, why in found["left_out"].items()]
     return "\n".join(lines)

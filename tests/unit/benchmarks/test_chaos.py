@@ -389,6 +389,20 @@ class TestGrowth:
         assert line["fds"]["an_hour"] == 0
         assert slopes([]) == []
 
+    @given(
+        rises=st.dictionaries(st.sampled_from(sorted(growth.MAX_AN_HOUR)), st.floats(-100.0, 100.0)),
+        first_mib=st.integers(10, 4_000),
+    )
+    def test_what_grows(self, rises: dict[str, float], first_mib: int) -> None:
+        line: dict[str, Any] = {"role": processes.GATE, "pid": 7} | {
+            name: {"first": first_mib, "last": 0, "most": 0, "an_hour": rise} for name, rise in rises.items()
+        }
+        most = growth.MAX_AN_HOUR | {"rss_mib": max(24.0, 0.05 * first_mib)}
+        expected = [name for name in growth.MAX_AN_HOUR if rises.get(name, 0.0) > most[name]]
+        found = growth.grown([line])
+        assert [words.split()[3] for words in found] == expected
+        assert all(words.startswith("gate 7: +") for words in found)
+
 
 @pytest.mark.parametrize(
     ("name", "arguments", "expected"),
