@@ -74,6 +74,11 @@ class Question:
         """Whether its answer comes in events."""
         return bool(self.body.get("stream"))
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether its answer comes as it is generated. Messages sends a call's arguments as one piece."""
+        return self.is_streamed and not (self.api == MESSAGES and "tools" in self.body)
+
 
 def plain(api: str, words: str, num_tokens: int | None, *, streamed: bool, n: int = 1) -> dict[str, Any]:
     """Returns the body of a request without tools. Messages and Completions have to be limited."""

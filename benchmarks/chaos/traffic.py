@@ -17,8 +17,9 @@ from benchmarks.chaos.exchange import Received, judge, request
 from benchmarks.chaos.questions import Question
 from benchmarks.chaos.verdicts import Attempt, End
 
-# The longest that a migration takes, and more: whoever waits longer has been forgotten.
-SILENCE_S = 90.0
+# The longest that a migration takes, or an answer that comes as a whole on a busy machine, and more: whoever
+# waits longer has been forgotten. A comment that keeps a connection alive says nothing.
+SILENCE_S = 240.0
 # Small, so that what a client does not read stays with the service.
 UNREAD_BYTES = 4096
 LEAVES, PAUSES = "leaves", "does not read"
@@ -39,6 +40,7 @@ class Clients:
         *,
         leaving: float,
         pausing: float,
+        silence_s: float = SILENCE_S,
     ) -> None:
         """`leaving` and `pausing` are shares of the requests; `expected` are the right answers by name."""
         parts = urlsplit(url)
@@ -49,6 +51,7 @@ class Clients:
         self._seed = seed
         self._shares = leaving, pausing
         self._expected = expected
+        self._silence_s = silence_s
         self._began = time.monotonic()
         self._enough = asyncio.Event()
         self.attempts: list[Attempt] = []
@@ -112,6 +115,7 @@ class Clients:
         with socket.socket() as raw:
             raw.setblocking(False)
             pauses = attempt.behaviour == PAUSES
+            can_pause = attempt.question.is_steady and not pauses
             if pauses:
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)
             await asyncio.get_running_loop().sock_connect(raw, self._address)
@@ -120,8 +124,9 @@ class Clients:
                 writer.write(request(attempt.question))
                 pause_at_s = attempt.sent_s + drawn.uniform(*PAUSE_AFTER_S) if pauses else None
                 parser, last_s = httptools.HttpResponseParser(received), None
+                silent_at_s = self.now_s() + self._silence_s
                 while not received.is_complete:
-                    async with asyncio.timeout(SILENCE_S):
+                    async with asyncio.timeout(silent_at_s - self.now_s()):
                         data = await reader.read(1 << 16)
                     if not data:
                         return
@@ -129,8 +134,9 @@ class Clients:
                     received.status = parser.get_status_code()
                     now_s = self.now_s()
                     attempt.first_s = attempt.first_s or now_s
-                    if attempt.question.is_streamed and not pauses and b"data: " in data:
-                        if last_s is not None and now_s - last_s > attempt.pause_s:
+                    if b"data: " in data or not attempt.question.is_streamed:
+                        silent_at_s = now_s + self._silence_s
+                        if last_s is not None and now_s - last_s > attempt.pause_s and can_pause:
                             attempt.pause_s, attempt.pause_ended_s = now_s - last_s, now_s
                         last_s = now_s
                     if pause_at_s is not None and now_s > pause_at_s:

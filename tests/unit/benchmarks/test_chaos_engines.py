@@ -51,6 +51,13 @@ class TestQuestions:
         }
         assert len({one.name for one in questions}) == len(questions)
 
+    def test_what_comes_as_one_piece_shows_no_pauses(self) -> None:
+        found = {one.is_steady for one in model_questions(1, 60, 240) if "tools" not in one.body}
+        assert found == {True, False}
+        for one in model_questions(1, 60, 240):
+            is_piece = not one.is_streamed or (one.api == MESSAGES and "call" in one.name)
+            assert one.is_steady != is_piece
+
     def test_they_are_asked_of_a_model_with_a_speculator(self) -> None:
         arguments = serve_config(VLLM, SHAPES[VLLM], 1, None)["applications"][0]["args"]
         assert arguments["speculator"]["num_draft_tokens"] > 0
