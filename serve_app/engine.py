@@ -119,20 +119,30 @@ class Engine:
         try:
             return await self._engine.generate(request)
         except self._engine_dead:
-            # A replica that fails at once looks idle, and would draw all requests until three health checks
-            # have failed. Nothing in it can be saved, and callers learn of its death within milliseconds.
-            logger.critical("the vLLM engine process has died (its log is above); this replica leaves")
-            self._leave(1)
+            self._leave_engine()
             raise
+
+    def _leave_engine(self) -> None:
+        # A replica that fails at once looks idle, and would draw all requests until three health checks
+        # have failed. Nothing in it can be saved, and callers learn of its death within milliseconds.
+        logger.critical("the vLLM engine process has died (its log is above); this replica leaves")
+        self._leave(1)
 
     async def num_unfinished_requests(self) -> int:
         """Requests that the engine is running or holds in its queue."""
         return self._engine.num_unfinished_requests
 
     async def check_health(self) -> None:
-        """Serve calls this; raising makes it replace the replica. Does not return if the engine hangs."""
+        """Serve calls this; raising three times makes it replace the replica.
+
+        Does not return if the engine hangs or has died.
+        """
         self._health.check()
-        await self._engine.check_health()
+        try:
+            await self._engine.check_health()
+        except self._engine_dead:
+            self._leave_engine()
+            raise
 
     def __del__(self) -> None:
         # Serve's way of saying that the replica has drained. The constructor may not have come this far.

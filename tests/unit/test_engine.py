@@ -60,6 +60,8 @@ class Replica:
     """What the engine returns, raises or awaits for a request."""
     fails_at: str = ""
     """The part that fails."""
+    dies_with: BaseException | None = None
+    """What the engine's own health check raises."""
     done: list[str] = field(default_factory=list)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     rounds: list[str] = field(default_factory=list)
@@ -141,6 +143,8 @@ class FakeEngine:
 
     async def check_health(self) -> None:
         self._replica.did("health")
+        if self._replica.dies_with:
+            raise self._replica.dies_with
 
     def kill(self) -> None:
         self._replica.did("kill")
@@ -300,6 +304,16 @@ async def test_a_dead_engine_takes_the_replica_along(model: Path, caplog: pytest
         await engine.generate(REQUEST)
     assert "leave 1" in replica.done
     assert "this replica leaves" in caplog.text
+
+
+async def test_a_dead_engine_takes_an_idle_replica_along(model: Path) -> None:
+    """The next request would come to a replica that cannot serve it, and be taken for the cause."""
+    replica = Replica()
+    engine = await replica.start(config_of(model))
+    replica.dies_with = DeadError()
+    with pytest.raises(Left):
+        await engine.check_health()
+    assert replica.done[-1] == "leave 1"
 
 
 async def test_other_failures_are_of_one_request(model: Path) -> None:
