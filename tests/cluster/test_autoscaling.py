@@ -89,6 +89,8 @@ def config_of(port: int) -> dict[str, Any]:
         "fast_boot": True,
         "max_num_batched_tokens": 2048,
         "max_concurrent_requests": 4,
+        # Little memory: others run beside this one.
+        "kv_cache_memory_bytes": 1 << 27,
         "min_replicas": 1,
         "max_replicas": 2,
         "upscale_delay_s": 0,

@@ -105,7 +105,8 @@ def write_config(path: Path, bucket: Bucket, staging: Path, **engine: object) ->
         "range_bytes": RANGE_BYTES,
         "compile_cache": f"s3://{BUCKET}/compile-cache",
     }
-    arguments["engine"] |= engine
+    # Little memory: others run beside this one.
+    arguments["engine"] |= {"kv_cache_memory_bytes": 1 << 27} | engine
     path.write_text(yaml.safe_dump(document))
     return path
 
