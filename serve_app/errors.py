@@ -2,6 +2,7 @@
 
     ServiceError (500)
     ├── BadRequestError (400)         the request is wrong; `param` says where
+    ├── BodiesBusyError (503)         longer bodies wait to be read than can be
     ├── DeadlyRequestError (500)      engines have died of it
     ├── EngineAbortedError (503)      the engine has given the sequence up; the request may be sent again
     ├── EngineFailedError (500)       something in an engine that nobody has foreseen
@@ -63,6 +64,12 @@ class BadRequestError(ServiceError):
     def __init__(self, message: str, param: str | None, code: str | None = None) -> None:
         super().__init__(message)
         self.param, self.code = param, code
+
+
+class BodiesBusyError(ServiceError):
+    """More and longer bodies wait to be read than can be."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class DeadlyRequestError(ServiceError):
