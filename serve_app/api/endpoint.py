@@ -95,7 +95,7 @@ class Endpoint:
             prompts = await long_bodies.done(
                 len(raw), lambda: self._generator.prompts(exchange, self._prompt_param)
             )
-            run = request.run = self._generator.start(
+            run = request.run = await self._generator.start(
                 self._api, exchange, params, prompts, request.id, admission.take_slot
             )
             await (self._stream if exchange.is_streamed else self._whole)(request, run)

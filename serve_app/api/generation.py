@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -24,6 +25,9 @@ from serve_app.harmony.renderer import PromptTooLongError, Renderer
 from serve_app.harmony.tokens import FIRST_SPECIAL, Vocabulary
 
 logger = logging.getLogger("ray.serve")
+
+# A sequence takes the event loop up to a millisecond until it is on its way, and others want it too.
+STARTED_AT_ONCE = 4
 
 Event = TypeVar("Event")
 
@@ -154,7 +158,7 @@ class Generator:
             ) from None
         return exchange.prompts
 
-    def start(
+    async def start(
         self,
         api: str,
         exchange: Exchange[Event],
@@ -163,7 +167,7 @@ class Generator:
         request_id: str,
         take_slot: Callable[[], SlotGrant],
     ) -> Run[Event]:
-        """Starts the sequences of a request. The caller closes what is returned."""
+        """Starts the sequences of a request, a few at a time. The caller closes what is returned."""
         start = Start(self._served_names[0], int(time.time()), prompts[0], self._vocabulary.bytes_of)
         # Those who wait for stop strings have to look at every step.
         is_whole = not exchange.is_streamed and not exchange.offer.stop
@@ -177,17 +181,22 @@ class Generator:
             throttle,
             lambda repairs: self._count_repairs(api, repairs),
         )
-        for choice, prompt in enumerate(run.prompts):
-            grant, seed_offset = take_slot(), choice % exchange.num_choices
-            try:
-                sequence = self._engines.start(
-                    request_id, prompt, params, exchange.sampling, grant, run.inbox, choice, seed_offset
-                )
-            except BaseException:
-                grant.release(0)
-                run.close()
-                raise
-            run.sequences.append(sequence)
+        try:
+            for choice, prompt in enumerate(run.prompts):
+                if choice and choice % STARTED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                grant, seed_offset = take_slot(), choice % exchange.num_choices
+                try:
+                    sequence = self._engines.start(
+                        request_id, prompt, params, exchange.sampling, grant, run.inbox, choice, seed_offset
+                    )
+                except BaseException:
+                    grant.release(0)
+                    raise
+                run.sequences.append(sequence)
+        except BaseException:
+            run.close()
+            raise
         return run
 
     def _new_reader(self, exchange: Exchange[Any]) -> AnswerReader | TextReader:

@@ -90,7 +90,10 @@ class RemoteEngine:
         """
         message = GenerateRequest(
             request_id=_unique(request_id),
-            prompt_token_ids=list(prompt_token_ids),
+            # Not copied: choices have one prompt, which is encoded once.
+            prompt_token_ids=prompt_token_ids
+            if isinstance(prompt_token_ids, list)
+            else list(prompt_token_ids),
             sampling_params=self._encode.encode(params, seed_offset, len(prompt_token_ids)),
             reply_to=self._receiver.address,
             sequence=next(self._numbers),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 
+from serve_app.api.generation import STARTED_AT_ONCE
 from tests.examples import num_examples
 from tests.unit.api.scripted import BODIES, CHAT, COMPLETIONS, PATHS, message_of, scripted_service
 
@@ -74,3 +76,21 @@ async def test_the_largest_request_leaves_room_for_others() -> None:
         await large.end()
         await small.end()
         assert small.status == 200
+
+
+async def test_many_sequences_are_started_a_few_at_a_time() -> None:
+    """Whatever an event loop has to do for others comes between."""
+    async with scripted_service(max_concurrent_requests=256) as service:
+        started: list[int] = []
+
+        async def watch() -> None:
+            while True:
+                started.append(len(service.engines.started))
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        answer = await service.post(CHAT, n=MOST)
+        watching.cancel()
+        assert answer.status_code == 200
+        assert len(answer.json()["choices"]) == MOST
+    assert max(after - before for before, after in pairwise(started)) <= STARTED_AT_ONCE

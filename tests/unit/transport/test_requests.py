@@ -3,7 +3,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from serve_app.transport import requests
 from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
 
@@ -59,3 +62,23 @@ def test_fields_are_given_by_name_and_these_are_needed() -> None:
     for name in SMALL:
         with pytest.raises(TypeError, match=name):
             GenerateRequest(**{key: value for key, value in SMALL.items() if key != name})
+
+
+def test_choices_have_one_prompt_which_is_encoded_once() -> None:
+    """So many times a long prompt would hold up all streams of an ingress."""
+    prompt = [1, 2, 3]
+    encoded = set()
+    for number in range(128):
+        request = GenerateRequest(**SMALL | {"prompt_token_ids": prompt, "sequence": number})
+        assert pickle.loads(pickle.dumps(request)) == request
+        encoded.add(id(requests._requests._encoded))
+    assert len(encoded) == 1
+    pickle.dumps(GenerateRequest(**SMALL | {"prompt_token_ids": list(prompt)}))
+    assert id(requests._requests._encoded) not in encoded, "which may be changed without the other"
+
+
+@given(st.lists(st.sampled_from([[1], [1, 2], [], [3] * 1000]), max_size=8))
+def test_each_has_its_own_prompt(prompts: list[list[int]]) -> None:
+    for prompt in prompts:
+        request = GenerateRequest(**SMALL | {"prompt_token_ids": prompt})
+        assert pickle.loads(pickle.dumps(request)).prompt_token_ids == prompt
