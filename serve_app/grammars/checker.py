@@ -23,7 +23,7 @@ import msgspec
 from serve_app.errors import BadRequestError, GrammarsBusyError
 from serve_app.grammars import worker as grammar_worker
 from serve_app.grammars.vocabulary import STOP_TOKENS, grammar_vocabulary
-from serve_app.grammars.worker import CPU_RATIO, SAMPLING, frame
+from serve_app.grammars.worker import CPU_RATIO, NICENESS, SAMPLING, frame
 from serve_app.harmony.tokens import CHANNEL, FIRST_SPECIAL, MESSAGE, Vocabulary
 
 logger = logging.getLogger("ray.serve")
@@ -41,6 +41,12 @@ _MIN_PAUSE_S, _MAX_PAUSE_S = 1.0, 30.0
 _MAX_START_S = 60.0
 # How long a check may take where others want the processor too.
 _MIN_WALL_S, _WALL_RATIO = 5.0, 20.0
+
+# Before all imports, which take most of a start: who sends what workers die of has them started all the time.
+_START = (
+    f"import os; os.nice({NICENESS}); import runpy; "
+    f"runpy.run_module({grammar_worker.__name__!r}, run_name='__main__', alter_sys=True)"
+)
 
 TOO_LONG = "it takes too long to compile"
 CRASHED = "it is too large or nested too deeply to compile"
@@ -179,7 +185,7 @@ class _Worker:
         try:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-P", "-m", grammar_worker.__name__, str(self._max_cpu_s), str(MAX_MEMORY_BYTES)),
+                *("-P", "-c", _START, str(self._max_cpu_s), str(MAX_MEMORY_BYTES)),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,  # xgrammar's warnings, and what it says while it dies
