@@ -19,6 +19,7 @@ from serve_app.staging import starts, timeline
 from serve_app.staging.timeline import Timeline
 from serve_app.transport.requests import GenerateRequest
 from serve_app.warm_up import rounds
+from serve_app.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from serve_app.config.sections import StagingConfig
@@ -69,6 +70,7 @@ class Engine:
         load_parts: Callable[[], EngineParts] = vllm_parts,
         replica_id: Callable[[], str] = _replica_id,
         leave: Callable[[int], object] = os._exit,
+        new_watchdog: Callable[[], Watchdog] = Watchdog,
     ) -> None:
         self._leave = leave
         about = {"model": config.model.id, "node": socket.gethostname(), "pid": os.getpid()}
@@ -93,7 +95,7 @@ class Engine:
                     await self._engine.check_graphs(config.decode_shape)
             with start.phase(timeline.WARM_UP):
                 await self._engine.warm_up(rounds.plan(config))
-        self._health = EngineHealth(self._engine, config.engine.stall_timeout_s, leave)
+        self._health = EngineHealth(self._engine, config.engine.stall_timeout_s, leave, new_watchdog())
         parts.freeze_gc_heap()  # see the ingress
         logger.info("%s", starts.read(start.path) or "ready")
         self._cache.publish()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from serve_app.stall import EngineWatch, leave_if_stalled
+from serve_app.watchdog import Watchdog
 
 logger = logging.getLogger("ray.serve")
 
@@ -38,9 +39,15 @@ class EngineHealth:
     """Checks an engine. Must be made in a running event loop; `close` it at the end."""
 
     def __init__(
-        self, engine: CheckedEngine, stall_timeout_s: float, leave: Callable[[int], object] = os._exit
+        self,
+        engine: CheckedEngine,
+        stall_timeout_s: float,
+        leave: Callable[[int], object] = os._exit,
+        watchdog: Watchdog | None = None,
     ) -> None:
+        """`watchdog` is that of the event loop, and is closed with this."""
         self._engine, self._stall_timeout_s, self._leave = engine, stall_timeout_s, leave
+        self._watchdog = watchdog
         self._ping: asyncio.Task[None] | None = None
         self._canary: asyncio.Task[None] | None = None
         self._failure: Exception | None = None
@@ -87,3 +94,5 @@ class EngineHealth:
         for task in (self._ping, self._canary):
             if task:
                 task.cancel()
+        if self._watchdog:
+            self._watchdog.close()

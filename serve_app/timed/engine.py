@@ -24,6 +24,7 @@ from serve_app.stall import EngineWatch
 from serve_app.timed.answers import Answer, Output, Vocabulary, encode, merge
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameLink, FrameSender
+from serve_app.watchdog import Watchdog
 
 RECORD_BUFFER_BYTES = 1 << 20
 
@@ -49,7 +50,7 @@ class TimedEngine:
         self._can_step = asyncio.Event()
         self._can_step.set()
         self._stepper: asyncio.Task[None] | None = None
-        self._health = EngineHealth(self, config.engine.stall_timeout_s)
+        self._health = EngineHealth(self, config.engine.stall_timeout_s, watchdog=Watchdog())
 
     async def generate(self, request: GenerateRequest) -> int:
         """Sends the tokens of `request` to its ingress, returns their number. Cancelling the call aborts.

@@ -62,6 +62,8 @@ class Replica:
     """The part that fails."""
     dies_with: BaseException | None = None
     """What the engine's own health check raises."""
+    is_watched: bool = False
+    """Whether a watchdog watches its event loop."""
     done: list[str] = field(default_factory=list)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     rounds: list[str] = field(default_factory=list)
@@ -101,8 +103,25 @@ class Replica:
     async def start(self, config: AppConfig) -> Engine:
         engine = Engine.__new__(Engine)
         start: Any = engine.__init__  # type: ignore[misc]
-        await start(config, load_parts=self.parts, replica_id=lambda: REPLICA, leave=self.leave)
+        await start(
+            config,
+            load_parts=self.parts,
+            replica_id=lambda: REPLICA,
+            leave=self.leave,
+            new_watchdog=lambda: FakeWatchdog(self),
+        )
         return engine
+
+
+class FakeWatchdog:
+    """In place of a `Watchdog`."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        replica.is_watched = True
+
+    def close(self) -> None:
+        self._replica.is_watched = False
 
 
 class FakeEngine:
@@ -379,9 +398,11 @@ async def test_a_replica_that_has_drained_ends_its_engine(model: Path) -> None:
     replica = Replica()
     engine = await replica.start(config_of(model))
     assert "shutdown" not in replica.done
+    assert replica.is_watched
     del engine
     gc.collect()
     assert replica.done[-1] == "shutdown"
+    assert not replica.is_watched
 
 
 def test_a_replica_whose_constructor_has_not_run_has_nothing_to_end() -> None:
