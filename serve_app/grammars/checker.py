@@ -42,10 +42,13 @@ _MAX_START_S = 60.0
 # How long a check may take where others want the processor too.
 _MIN_WALL_S, _WALL_RATIO = 5.0, 20.0
 
-# Before all imports, which take most of a start: who sends what workers die of has them started all the time.
-_START = (
+# A worker that follows one which has died has a low priority before all imports, which take most of a start:
+# who sends what workers die of has them started all the time.
+_FIRST = ("-m", grammar_worker.__name__)
+_NEXT = (
+    "-c",
     f"import os; os.nice({NICENESS}); import runpy; "
-    f"runpy.run_module({grammar_worker.__name__!r}, run_name='__main__', alter_sys=True)"
+    f"runpy.run_module({grammar_worker.__name__!r}, run_name='__main__', alter_sys=True)",
 )
 
 TOO_LONG = "it takes too long to compile"
@@ -179,13 +182,13 @@ class _Worker:
 
     async def start(self) -> bool:
         """Returns whether it is ready for work."""
-        await self.close()
+        await self.close()  # it stays known: this one is not the first
         package = str(Path(__file__).parents[1])
         paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
         try:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-P", "-c", _START, str(self._max_cpu_s), str(MAX_MEMORY_BYTES)),
+                *("-P", *(_NEXT if self._process else _FIRST), str(self._max_cpu_s), str(MAX_MEMORY_BYTES)),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=DEVNULL,  # xgrammar's warnings, and what it says while it dies

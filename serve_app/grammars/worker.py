@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import random
 import re
 import resource
@@ -250,7 +251,8 @@ def load_xgrammar() -> Any:
 
 
 def _limit(max_memory_bytes: int) -> None:
-    """Leaves the memory to others; the processor it has left them from its first line on."""
+    """Leaves the processor to others, if it has not yet, and the memory."""
+    os.nice(max(NICENESS - os.nice(0), 0))
     resource.setrlimit(resource.RLIMIT_DATA, (max_memory_bytes, max_memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _, most = resource.getrlimit(resource.RLIMIT_STACK)
