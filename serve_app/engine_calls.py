@@ -13,6 +13,9 @@ from serve_app.admission.slot_grants import SlotGrant
 from serve_app.errors import EngineLostError, EngineUnreachableError, ServiceError
 from serve_app.transport.requests import GenerateRequest
 
+UNREACHABLE = (
+    "the engine replica that was generating this answer cannot be reached; the request can be sent again"
+)
 DIED = "the engine replica that was generating this answer has died; the request can be sent again"
 
 
@@ -114,10 +117,7 @@ class EngineCalls:
             # By gRPC, as with Serve's throughput switch, a death looks like a broken connection.
             if grant.replica is not None and await self._has_died(grant.replica):
                 raise EngineLostError(DIED) from error
-            raise EngineUnreachableError(
-                "the engine replica that was generating this answer cannot be reached; the request can be "
-                "sent again"
-            ) from error
+            raise EngineUnreachableError(UNREACHABLE) from error
         except RayActorError as error:
             raise EngineLostError(DIED) from error
         except RayTaskError as error:

@@ -17,8 +17,8 @@ from ray.serve._private.utils import generate_request_id
 # By module, not by name: Serve pickles the router's class by value, together with the globals it uses, and
 # the registry must be the process's own.
 from serve_app import readiness
-from serve_app.engine_calls import MissingGrantError, grant_of
-from serve_app.errors import EngineGoneError
+from serve_app.engine_calls import DIED, UNREACHABLE, MissingGrantError, grant_of
+from serve_app.errors import EngineGoneError, EngineLostError, EngineUnreachableError
 
 logger = logging.getLogger("ray.serve")
 
@@ -26,6 +26,8 @@ logger = logging.getLogger("ray.serve")
 ABSENCE_S = 1.0
 # For so long it is asked whether a replica that cannot be reached is dead.
 DEATH_S = 2.0
+# Serve tries a call again at once when it could not reach its replica.
+UNREACHABLE_S = 5.0
 GONE = "the engine replica that was to generate this answer has gone; the request can be sent again"
 
 
@@ -47,6 +49,7 @@ class EngineRouter(RequestRouter):
         """Serve calls this once, in the process that routes."""
         readiness.register(self._deployment_id.app_name, self._deployment_id.name, self)
         self._dead: set[str] = set()  # as calls have found
+        self._unreachable_at: dict[str, float] = {}
         self._choosing: dict[int, tuple[str, PendingRequest]] = {}  # calls, with the gate's choice
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
@@ -64,6 +67,11 @@ class EngineRouter(RequestRouter):
         for number, (replica, _) in list(self._choosing.items()):
             if replica == replica_id.unique_id:
                 self._give_up(number)
+
+    def on_replica_actor_unavailable(self, replica_id: Any) -> None:
+        """Serve calls this when a call could not reach a replica, before it tries again."""
+        super().on_replica_actor_unavailable(replica_id)
+        self._unreachable_at[replica_id.unique_id] = asyncio.get_running_loop().time()
 
     @property
     def event_loop(self) -> asyncio.AbstractEventLoop:
@@ -106,11 +114,26 @@ class EngineRouter(RequestRouter):
         await grant.granted()
         choice = grant.replica
         assert choice is not None
+        if is_retry:
+            await self._check_retry(choice)
         with self._watching(choice, pending_request):
             replica = await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
         if replica.replica_id.unique_id != choice:
             grant.place(replica.replica_id.unique_id)
         return replica
+
+    async def _check_retry(self, replica: str) -> None:
+        """Raises what has become of a call that was sent to this replica, unless that had no room for it.
+
+        By gRPC Serve takes a call for one that has begun when it has ended. It would send it anew, from its
+        beginning: what has come of it would be followed by the end of another answer.
+        """
+        silent_s = asyncio.get_running_loop().time() - self._unreachable_at.get(replica, -UNREACHABLE_S)
+        if replica not in self._dead and silent_s >= UNREACHABLE_S:
+            return
+        if await self.has_died(replica):
+            raise EngineLostError(DIED)
+        raise EngineUnreachableError(UNREACHABLE)
 
     @contextmanager
     def _watching(self, choice: str, pending_request: PendingRequest) -> Iterator[None]:

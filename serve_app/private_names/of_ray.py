@@ -53,6 +53,12 @@ _OF_THE_ROUTER = (
         looked_up_by=(f"{_CLASS}._choose_replicas_with_backoff",),
         without_it=_NOT_THE_GATES,
     ),
+    _ROUTER(
+        path=f"{_CLASS}.on_replica_actor_unavailable",
+        parameters=("replica_id",),
+        looked_up_by=(f"{_CALLER}._route_and_send_request_once",),
+        without_it="where calls go by gRPC, an answer whose engine has died begins anew in its middle",
+    ),
     _ROUTER(path=f"{_CLASS}._event_loop", without_it=_NOT_FOUND_DEAD),
     _ROUTER(path=f"{_COMMON}:PendingRequest.future", without_it=_WAITS),
     _ROUTER(path=f"{_COMMON}:PendingRequest.args", without_it=_NOT_THE_GATES),

@@ -75,7 +75,9 @@ def test_no_answer_is_lost(service: Service, unbroken: dict[str, list[str]], num
         for _ in REQUESTS:
             assert begun.acquire(timeout=TIMEOUT_S)
         # With four requests on two engines, each has some.
-        for process in service.replicas("Engine")[:num_killed]:
+        victims = service.replicas("TimedEngine")
+        assert len(victims) == NUM_ENGINES
+        for process in victims[:num_killed]:
             process.kill()
         assert {name: answer.result() for name, answer in answers.items()} == unbroken
     service.wait_for_engines(NUM_ENGINES)

@@ -18,7 +18,7 @@ from ray.serve._private.request_router.common import PendingRequest
 from serve_app import readiness
 from serve_app.admission.slot_grants import SlotGrant
 from serve_app.engine_calls import EngineCall, MissingGrantError
-from serve_app.errors import EngineGoneError, OverloadedError
+from serve_app.errors import EngineGoneError, EngineLostError, EngineUnreachableError, OverloadedError
 from serve_app.routing import EngineRouter
 from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
@@ -366,9 +366,25 @@ async def test_a_call_whose_replica_died_before_it_took_it_is_not_sent_once_more
     grant, request = with_grant("a")
     assert (await routed(router, request)) is a
     router.on_replica_actor_died(a.replica_id)
-    with pytest.raises(EngineGoneError):
+    with pytest.raises(EngineLostError):
         await routed(router, request, is_retry=True)
     assert placed(grant) == []
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+async def test_a_call_that_its_replica_may_have_begun_is_not_sent_once_more(
+    router: EngineRouter, is_dead: bool
+) -> None:
+    """By gRPC Serve hears that a call has begun when it ends: it would begin anew, in the middle."""
+    a, b = new_replica("a"), new_replica("b")
+    router.update_replicas([a, b])
+    grant, request = with_grant("a")
+    assert (await routed(router, request)) is a
+    a.error = ActorDiedError() if is_dead else ActorUnavailableError("cut off", b"0" * 16)
+    router.on_replica_actor_unavailable(a.replica_id)
+    with pytest.raises(EngineLostError if is_dead else EngineUnreachableError):
+        await routed(router, request, is_retry=True)
+    assert (placed(grant), router._pending_requests_by_id) == ([], {})
 
 
 @pytest.mark.parametrize("was_there", [False, True])

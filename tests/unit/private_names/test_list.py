@@ -275,6 +275,8 @@ OUR_ROUTER_HAS = {
     "has_died",
     "_dead",
     "_choosing",
+    "_unreachable_at",
+    "_check_retry",
     "_watching",
     "_is_ready",
     "_look_later",
