@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +33,9 @@ RECORD_BUFFER_BYTES = 1 << 20
 class TimedEngine:
     """In place of `Engine` where the config has `engine.timed`, with the same methods."""
 
-    async def __init__(self, config: AppConfig) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, config: AppConfig, *, new_watchdog: Callable[[], Watchdog | None] = Watchdog
+    ) -> None:
         timed = config.engine.timed
         assert timed is not None
         self._max_running = config.engine.max_concurrent_requests
@@ -50,7 +53,7 @@ class TimedEngine:
         self._can_step = asyncio.Event()
         self._can_step.set()
         self._stepper: asyncio.Task[None] | None = None
-        self._health = EngineHealth(self, config.engine.stall_timeout_s, watchdog=Watchdog())
+        self._health = EngineHealth(self, config.engine.stall_timeout_s, watchdog=new_watchdog())
 
     async def generate(self, request: GenerateRequest) -> int:
         """Sends the tokens of `request` to its ingress, returns their number. Cancelling the call aborts.

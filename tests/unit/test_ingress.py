@@ -134,7 +134,7 @@ class Bench:
         return await self.engine.generate(request)
 
     async def start(self) -> None:
-        await self.engine.__init__(self.config)  # type: ignore[misc]  # as Serve does
+        await self.engine.__init__(self.config, new_watchdog=lambda: None)  # type: ignore[misc]
         engine: Any = self.handle
         gate: Any = self.gate
         await self.ingress.__init__(self.config, engine, gate)  # type: ignore[misc]

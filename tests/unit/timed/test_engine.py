@@ -82,7 +82,7 @@ class Bench:
     async def __aenter__(self) -> Bench:
         self.receiver = FrameReceiver("127.0.0.1")
         self.engine = TimedEngine.__new__(TimedEngine)
-        await self.engine.__init__(self.config)  # type: ignore[misc]  # as Serve does
+        await self.engine.__init__(self.config, new_watchdog=lambda: None)  # type: ignore[misc]
         self.reader = asyncio.create_task(self.read())
         return self
 
