@@ -98,10 +98,6 @@ class EngineRouter(RequestRouter):
     async def _choose_replica_for_request(
         self, pending_request: PendingRequest, *, is_retry: bool = False
     ) -> RunningReplica:
-        if not is_retry:
-            # All calls of an HTTP request (n > 1) have its id, and the router knows those that wait by it: of
-            # several it would route one.
-            pending_request.metadata.internal_request_id = generate_request_id()
         try:
             grant = grant_of(pending_request.args, pending_request.kwargs)
         except MissingGrantError:
@@ -109,18 +105,34 @@ class EngineRouter(RequestRouter):
             logger.exception("a call of %s was refused", pending_request.metadata.call_method)
             raise
         if grant is None:
-            return await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
+            with self._own_id(pending_request):
+                return await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
         # Serve counts a request as queued around this. One that is refused is cancelled by its caller.
         await grant.granted()
         choice = grant.replica
         assert choice is not None
         if is_retry:
             await self._check_retry(choice)
-        with self._watching(choice, pending_request):
+        with self._watching(choice, pending_request), self._own_id(pending_request):
             replica = await super()._choose_replica_for_request(pending_request, is_retry=is_retry)
         if replica.replica_id.unique_id != choice:
             grant.place(replica.replica_id.unique_id)
         return replica
+
+    @contextmanager
+    def _own_id(self, pending_request: PendingRequest) -> Iterator[None]:
+        """Gives a call an id of its own while it waits to be routed.
+
+        All calls of an HTTP request (n > 1) have its id, and the router knows those that wait by it: of
+        several it would route one. Afterwards Serve forgets the call by the id under which it has noted it.
+        """
+        metadata = pending_request.metadata
+        request_id = metadata.internal_request_id
+        metadata.internal_request_id = generate_request_id()
+        try:
+            yield
+        finally:
+            metadata.internal_request_id = request_id
 
     async def _check_retry(self, replica: str) -> None:
         """Raises what has become of a call that was sent to this replica, unless that had no room for it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.serve import context as serve_context
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID, RequestMetadata
 from ray.serve._private.request_router.common import PendingRequest
 
@@ -187,9 +188,47 @@ async def test_all_choices_of_a_request_are_routed(router: EngineRouter) -> None
     requests = [with_grant("a")[1] for _ in range(3)]
     tasks = [routed(router, request) for request in requests]
     assert await asyncio.gather(*tasks) == [replica] * 3
-    ids = {request.metadata.internal_request_id for request in requests}
-    assert len(ids) == 3
-    assert "of-the-http-request" not in ids
+
+
+class TestServesRecord:
+    """Serve notes a call by the id of its metadata, and looks that up when the call has been routed."""
+
+    @pytest.fixture(autouse=True)
+    def _empty(self) -> Iterator[None]:
+        serve_context._requests_pending_assignment.clear()
+        yield
+        assert serve_context._requests_pending_assignment == {}
+
+    def noted(self, router: EngineRouter, request: PendingRequest, **options: Any) -> asyncio.Task[Any]:
+        """As `AsyncioRouter.assign_request` does it."""
+        task = routed(router, request, **options)
+        serve_context._add_request_pending_assignment(
+            request.metadata.internal_request_id, str(id(task)), task
+        )
+        task.add_done_callback(
+            lambda _: serve_context._remove_request_pending_assignment(
+                request.metadata.internal_request_id, str(id(task))
+            )
+        )
+        return task
+
+    async def test_of_calls_that_were_routed(self, router: EngineRouter) -> None:
+        replica = new_replica("a")
+        router.update_replicas([replica])
+        requests = [with_grant("a")[1] for _ in range(3)] + [pending()]
+        assert await asyncio.gather(*(self.noted(router, one) for one in requests)) == [replica] * 4
+        assert await self.noted(router, requests[0], is_retry=True) is replica
+
+    async def test_of_calls_that_were_not(self, router: EngineRouter) -> None:
+        router.update_replicas([new_replica("a", num_ongoing=2)])
+        # No grant yet, no room, no such replica, no grant at all.
+        requests = [with_grant()[1], with_grant("a")[1], with_grant("b")[1], pending("words")]
+        tasks = [self.noted(router, one) for one in requests]
+        await rounds()
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(end, BaseException) for end in ends)
 
 
 async def test_who_is_refused_while_waiting_is_not_routed(router: EngineRouter) -> None:
@@ -252,18 +291,16 @@ async def test_a_replica_that_is_full_after_all_is_not_waited_for(router: Engine
 async def test_a_call_that_was_rejected_is_sent_once_more_to_where_there_is_room(
     router: EngineRouter,
 ) -> None:
-    """Serve routes the same call again, which keeps its grant and its id."""
+    """Serve routes the same call again, which keeps its grant."""
     a, b = new_replica("a"), new_replica("b")
     router.update_replicas([a, b])
     grant, request = with_grant("a")
     assert (await routed(router, request)) is a
-    first_id = request.metadata.internal_request_id
     assert (await routed(router, request, is_retry=True)) is a
     a.num_ongoing = 2
     assert placed(grant) == []
     assert (await routed(router, request, is_retry=True)) is b
     assert placed(grant) == [(0, "b")]
-    assert request.metadata.internal_request_id == first_id
 
 
 async def test_a_call_waits_while_all_replicas_are_full(router: EngineRouter) -> None:
