@@ -20,7 +20,6 @@ from serve_app.admission.slot_grants import SlotGrant
 from serve_app.api.inbox import Inbox
 from serve_app.api.sampling import Sampling
 from serve_app.errors import EngineFailedError, EngineLostError, ServiceError
-from serve_app.garbage import CallGarbage
 from serve_app.transport.requests import GenerateRequest
 from serve_app.transport.sockets import FrameReceiver
 from serve_app.vllm_adapter import wire
@@ -57,7 +56,6 @@ class RemoteEngine:
         self._decode = wire.new_decoder()
         self._numbers = count()
         self._open: dict[int, RemoteSequence] = {}
-        self._garbage = CallGarbage()
         self._task = asyncio.create_task(self._receive())
 
     @property
@@ -112,9 +110,8 @@ class RemoteEngine:
     def _ended(self, sequence: RemoteSequence) -> None:
         del self._open[sequence.message.sequence]
         has_begun = sequence.num_lost or sequence.grant.replica is not None
-        num_tokens = len(sequence.message.prompt_token_ids) + len(sequence.token_ids)
-        sequence.grant.release(num_tokens if has_begun else 0)
-        self._garbage.add(num_tokens)
+        num_tokens = len(sequence.message.prompt_token_ids) + len(sequence.token_ids) if has_begun else 0
+        sequence.grant.release(num_tokens)
 
     async def _run(self, sequence: RemoteSequence) -> None:
         try:
