@@ -14,6 +14,7 @@ from serve_app.admission.protocol import Tier
 from serve_app.config import AppConfig
 from serve_app.gate import Gate
 from tests.unit.admission.gates import Where, client_of
+from tests.unit.routers import Replicas
 from tests.waiting import pass_until
 
 CONFIG = AppConfig.model_validate({"engine": {"max_concurrent_requests": 1, "max_replicas": 2}})
@@ -32,11 +33,11 @@ class Handle:
         return self
 
 
-class Router:
+class Router(Replicas):
     """What readiness reads of a router, with the replicas of a test."""
 
     def __init__(self) -> None:
-        self.curr_replicas: dict[Any, None] = {}
+        super().__init__()
         readiness.register("app", "Engine", self)
 
     def set_replicas(self, *names: str) -> None:

@@ -27,6 +27,7 @@ from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
 from tests import asgi
 from tests.unit.admission.gates import gate_of
+from tests.unit.routers import Replicas
 from tests.waiting import pass_until
 
 # vLLM and what it imports use what is deprecated. The first test imports it.
@@ -104,11 +105,11 @@ class ReplicaID:
         self.unique_id = unique_id
 
 
-class Router:
+class Router(Replicas):
     """What readiness reads of a router."""
 
     def __init__(self, *names: str) -> None:
-        self.curr_replicas: dict[Any, None] = {}
+        super().__init__()
         readiness.register("app", "Engine", self)
         self.set_replicas(*names)
 

@@ -277,6 +277,7 @@ OUR_ROUTER_HAS = {
     "_choosing",
     "_unreachable_at",
     "_check_retry",
+    "_own_id",
     "_watching",
     "_is_ready",
     "_look_later",
