@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,11 +12,6 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 from serve_app.admission.slot_grants import SlotGrant
 from serve_app.errors import EngineLostError, EngineUnreachableError, ServiceError
 from serve_app.transport.requests import GenerateRequest
-
-UNREACHABLE = (
-    "the engine replica that was generating this answer cannot be reached; the request can be sent again"
-)
-DIED = "the engine replica that was generating this answer has died; the request can be sent again"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,19 +70,10 @@ class HandleMethod(Protocol):
 class EngineCalls:
     """Has engine replicas generate. Each sequence is one call, which lasts as long as the sequence."""
 
-    def __init__(
-        self,
-        generate: HandleMethod,
-        passed_on: tuple[type[Exception], ...],
-        has_died: Callable[[str], Awaitable[bool]],
-    ) -> None:
-        """`generate` is the handle's method, `passed_on` are the errors of the replica to raise unchanged.
-
-        `has_died` says of a replica that cannot be reached whether it is dead.
-        """
+    def __init__(self, generate: HandleMethod, passed_on: tuple[type[Exception], ...]) -> None:
+        """`generate` is the handle's method, `passed_on` are the errors of the replica to raise unchanged."""
         self._generate = generate
         self._passed_on = passed_on
-        self._has_died = has_died
 
     async def run(self, request: GenerateRequest, grant: SlotGrant) -> int:
         """Returns the number of tokens of the answer, when the replica has sent them all.
@@ -104,9 +90,9 @@ class EngineCalls:
         except (ServiceError, asyncio.CancelledError):
             response.cancel()
             raise
-        return await self._reply(response, grant)
+        return await self._reply(response)
 
-    async def _reply(self, response: Response, grant: SlotGrant) -> int:
+    async def _reply(self, response: Response) -> int:
         try:
             num_tokens: int = await response
         except asyncio.CancelledError:
@@ -114,12 +100,14 @@ class EngineCalls:
             raise
         except ActorUnavailableError as error:
             response.cancel()  # it may live, and go on
-            # By gRPC, as with Serve's throughput switch, a death looks like a broken connection.
-            if grant.replica is not None and await self._has_died(grant.replica):
-                raise EngineLostError(DIED) from error
-            raise EngineUnreachableError(UNREACHABLE) from error
+            raise EngineUnreachableError(
+                "the engine replica that was generating this answer cannot be reached; the request can be "
+                "sent again"
+            ) from error
         except RayActorError as error:
-            raise EngineLostError(DIED) from error
+            raise EngineLostError(
+                "the engine replica that was generating this answer has died; the request can be sent again"
+            ) from error
         except RayTaskError as error:
             if isinstance(error.cause, self._passed_on):
                 raise error.cause from None

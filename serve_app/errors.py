@@ -6,7 +6,6 @@
     ├── DeadlyRequestError (500)      engines have died of it
     ├── EngineAbortedError (503)      the engine has given the sequence up; the request may be sent again
     ├── EngineFailedError (500)       something in an engine that nobody has foreseen
-    ├── EngineGoneError (503)         the replica was gone before it took the sequence
     ├── EngineLostError (503)         the replica that was generating has died; the request may be sent again
     ├── EngineUnavailableError (503)  no engine replica is ready
     ├── EngineUnreachableError (503)  the replica that was generating may live, and is cut off
@@ -87,12 +86,6 @@ class EngineAbortedError(ServiceError):
 
 class EngineFailedError(ServiceError):
     """Something that nobody has foreseen: the log of the ingress has it whole."""
-
-
-class EngineGoneError(ServiceError):
-    """The replica that was to generate has died or left before it took the sequence."""
-
-    status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class EngineLostError(ServiceError):

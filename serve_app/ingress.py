@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from fastapi import FastAPI
@@ -99,11 +98,7 @@ class Ingress:
 
         tokens = await asyncio.to_thread(Vocabulary.load)
         self._engines = RemoteEngine(
-            EngineCalls(
-                engine.generate,
-                (ServiceError, VLLMClientError),
-                partial(readiness.has_died, *self._deployment),
-            ).run,
+            EngineCalls(engine.generate, (ServiceError, VLLMClientError)).run,
             FrameReceiver(get_node_ip_address()),  # type: ignore[no-untyped-call]
             SamplingParamsEncoder.of_checkpoint(self._model.path, config.engine.max_model_len),
             migration.Limits(config.migration.max_engines, config.migration.max_wait_s),

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from serve_app.admission.protocol import Loss
 from serve_app.errors import (
     EngineAbortedError,
-    EngineGoneError,
     EngineLostError,
     EngineUnreachableError,
     IngressBlockedError,
@@ -39,7 +38,6 @@ class Cause:
 
 CAUSES: dict[type[ServiceError], Cause] = {
     EngineLostError: Cause("died", Loss.DIED),
-    EngineGoneError: Cause("gone", Loss.NOT_TAKEN),
     EngineUnreachableError: Cause("unreachable", Loss.CUT_OFF),
     EngineAbortedError: Cause("aborted", Loss.CUT_OFF),
     IngressBlockedError: Cause("ingress_blocked", Loss.GAP),

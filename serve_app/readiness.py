@@ -2,12 +2,10 @@
 
 Serve makes the router, so neither can be an argument of the other. The router enters with `register`, and
 says `changed` and `died`; `/health` reads `ready_replicas`; the ingress's gate client and the gate `watch`.
-`EngineCalls` ask by `has_died`.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -23,13 +21,6 @@ class Router(Protocol):
     def curr_replicas(self) -> dict[Any, Any]:
         """The replicas that requests may go to, by id."""
 
-    @property
-    def event_loop(self) -> asyncio.AbstractEventLoop:
-        """Where it runs."""
-
-    async def has_died(self, replica: str) -> bool:
-        """Asks whether a replica that cannot be reached is dead. To be called in `event_loop`."""
-
 
 _routers: WeakValueDictionary[tuple[str, str], Router] = WeakValueDictionary()
 _listeners: dict[tuple[str, str], tuple[OnChange, OnDeath]] = {}
@@ -44,15 +35,6 @@ def ready_replicas(app_name: str, deployment_name: str) -> Collection[str]:
     """Replicas whose constructor has returned, which for an engine means warm, and that are healthy."""
     router = _routers.get((app_name, deployment_name))
     return [replica_id.unique_id for replica_id in router.curr_replicas] if router is not None else []
-
-
-async def has_died(app_name: str, deployment_name: str, replica: str) -> bool:
-    """Returns whether a replica that cannot be reached is dead. To be called in any event loop."""
-    router = _routers.get((app_name, deployment_name))
-    if router is None:
-        return False
-    asking = asyncio.run_coroutine_threadsafe(router.has_died(replica), router.event_loop)
-    return await asyncio.wrap_future(asking)
 
 
 def watch(

@@ -10,8 +10,7 @@
              link.py         the connection to the gate
     gate:    server.py       the socket
              policy.py       Admission: requests.py (what it knows), fair_queue.py (who waits),
-                             engine_slots.py (free slots), suspects.py (who may have killed engines),
-                             key_limits.py, service_time.py
+                             engine_slots.py (free slots), key_limits.py, service_time.py
 
 `rules.py` are the numbers of the config, `timer.py` a timer for deadlines that move.
 """

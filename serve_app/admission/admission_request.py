@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Protocol
 
-from serve_app.admission.protocol import Ask, Loss, Message, Move, OpenRequest, Place, RateLimits, Release
+from serve_app.admission.protocol import Ask, Loss, Message, Move, OpenRequest, RateLimits, Release
 from serve_app.admission.slot_grants import SlotGrant
 from serve_app.errors import DeadlyRequestError, ServiceError
 
 # One engine may die of anything. A second one that dies with the same request alone on it has died of that.
-# So has a third one: whoever else was on the other two is kept off it (`Suspects`).
 MAX_DEATHS_ALONE = 2
-MAX_DEATHS = 3
 
 
 class RequestState(enum.Enum):
@@ -79,10 +77,9 @@ class AdmissionRequest:
         self.grants = {number: SlotGrant(self, number) for number in range(ask.num_sequences)}
         self._unused = list(self.grants.values())
         self._numbers = count(ask.num_sequences)
-        # Of sequences that have moved: the replica before.
+        # Of sequences that have moved: the replica before. Then those that died with only this request there.
         self._lost_replicas: dict[int, str] = {}
-        # How many requests were on those that have died, this one among them.
-        self._deaths: dict[str, int] = {}
+        self._died_alone: set[str] = set()
 
     async def admitted(self) -> None:
         """Returns when the request may begin, or wait for its slots.
@@ -147,43 +144,19 @@ class AdmissionRequest:
         self._client.send(Move(self.ask.request, number, grant.number, loss))
         return grant
 
-    def moved(self, number: int, num_suspects: int) -> None:
-        """The gate has heard of a move, and says how many requests were on the replica that died.
-
-        It says 0 where it has not died, or where nobody is to blame.
-        """
+    def moved(self, number: int, *, was_alone: bool) -> None:
+        """The gate has heard of a move, and says whether the request was alone on the replica that died."""
         replica = self._lost_replicas.get(number)
-        if replica is None or not num_suspects:
+        if replica is None or not was_alone:
             return
-        self._deaths[replica] = num_suspects
-        if error := self._verdict():
+        self._died_alone.add(replica)
+        if (num_deaths := len(self._died_alone)) >= MAX_DEATHS_ALONE:
+            error = DeadlyRequestError(
+                f"{num_deaths} engines have died while this request ran on them, alone; it is not tried on "
+                "another"
+            )
             for grant in self.grants.values():
                 grant.refuse(error)  # of no effect where it has its slot
-
-    def has_killed(self, number: int) -> DeadlyRequestError | None:
-        """Returns the error for a sequence whose replica has died, where that is the request's own fault."""
-        grant = self.grants.get(number)
-        replica = grant.replica if grant else None
-        is_another = replica is not None and replica not in self._deaths
-        return self._verdict(1 if is_another else 0)
-
-    def _verdict(self, num_more: int = 0) -> DeadlyRequestError | None:
-        num_deaths = len(self._deaths) + num_more
-        num_alone = sum(number == 1 for number in self._deaths.values())
-        if num_deaths < MAX_DEATHS and num_alone < MAX_DEATHS_ALONE:
-            return None
-        return DeadlyRequestError(
-            f"{num_deaths} engines have died while this request ran on them, and no other request was on all "
-            "of them; it is not tried on another"
-        )
-
-    def place(self, number: int, replica: str) -> None:
-        """See `SlotGrant.place`."""
-        self._answer.get_loop().call_soon_threadsafe(self._place, number, replica)
-
-    def _place(self, number: int, replica: str) -> None:
-        if number in self.grants and self.state in (RequestState.RUNNING, RequestState.CLOSING):
-            self._client.send(Place(self.ask.request, number, replica))
 
     def release(self, number: int, num_tokens: int) -> None:
         """See `SlotGrant.release`. Of effect once for each slot."""
@@ -216,8 +189,7 @@ class AdmissionRequest:
         has_begun = self.state in (RequestState.RUNNING, RequestState.CLOSING)
         sequences = {number: grant.replica for number, grant in self.grants.items()}
         ask = self.ask
-        waited_s, deaths = now - self.asked_at, list(self._deaths)
-        return OpenRequest(ask.request, ask.key, ask.tier, waited_s, has_begun, sequences, deaths)
+        return OpenRequest(ask.request, ask.key, ask.tier, now - self.asked_at, has_begun, sequences)
 
     def _end(self) -> None:
         self._enter(RequestState.CLOSED)

@@ -160,7 +160,7 @@ class GateClient:
             if isinstance(event, Granted):
                 request.grant(event.sequence, event.replica)
             elif isinstance(event, Moved):
-                request.moved(event.sequence, event.num_suspects)
+                request.moved(event.sequence, was_alone=event.was_alone)
             elif isinstance(event, Admitted):
                 request.admit(event.granted, event.limits)
             else:

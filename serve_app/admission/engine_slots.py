@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Collection
 
 
 class EngineSlots:
@@ -59,22 +58,23 @@ class EngineSlots:
         """Slots taken on one replica, ready or not."""
         return self._loads[replica]
 
-    def take(self, replica: str | None = None) -> str:
-        """Takes a slot on the ready replica with the fewest taken, or on a given one. Returns which."""
+    def take(
+        self, replica: str | None = None, prefers: Collection[str] = (), avoids: str | None = None
+    ) -> str:
+        """Takes a slot on the ready replica with the fewest taken, or on a given one. Returns which.
+
+        Of the replicas with room those of `prefers` come first, and `avoids` last.
+        """
         if replica is None:
             replica = min(self._ready, key=self._loads.__getitem__)
+            if prefers or replica == avoids:
+                has_room = [one for one in self._ready if self._loads[one] < self._per_replica]
+                replica = min(
+                    has_room or [replica],
+                    key=lambda one: (one == avoids, one not in prefers, self._loads[one]),
+                )
         self._loads[replica] += 1
         return replica
-
-    def take_best(self, rank: Callable[[str], Any], barred: Collection[str] = ()) -> str | None:
-        """Takes a slot on the ready replica of the lowest rank, of equals on the one with the fewest taken.
-
-        Returns which; None where none has room but those that are `barred`.
-        """
-        has_room = [one for one in self._ready if self._loads[one] < self._per_replica and one not in barred]
-        if not has_room:
-            return None
-        return self.take(min(has_room, key=lambda one: (rank(one), self._loads[one])))
 
     def give_back(self, replica: str) -> None:
         """Frees a slot."""

@@ -25,7 +25,6 @@ from serve_app.admission.protocol import (
     Moved,
     OpenRequest,
     Ping,
-    Place,
     Pong,
     Reason,
     Refused,
@@ -36,7 +35,6 @@ from serve_app.admission.protocol import (
 from serve_app.admission.requests import IngressPeer, Request, Sequence
 from serve_app.admission.rules import Rules
 from serve_app.admission.service_time import MIN_RETRY_AFTER_S, RetrySchedule, ServiceTime
-from serve_app.admission.suspects import Suspects
 
 logger = logging.getLogger("ray.serve")
 
@@ -56,7 +54,7 @@ class Admission:
     """
 
     def __init__(self, rules: Rules, *, sees_all: bool = True) -> None:
-        """`sees_all`: every ingress asks here. Else nobody is taken for the cause of an engine's death."""
+        """`sees_all`: every ingress asks here. Else nobody is told that it was alone on a replica."""
         self._rules, self._sees_all = rules, sees_all
         self._slots = EngineSlots(rules.max_concurrent_requests, rules.reserved_share)
         self._queue: FairQueue[Sequence] = FairQueue(len(Tier))
@@ -69,9 +67,10 @@ class Admission:
         self._deadlines: list[tuple[float, int, Request]] = []  # a heap; some are over, or have changed
         self._order = count()
         self._has_had_engines = False
-        self._suspects = Suspects()
-        # Of those that wait: while certain others run, however many slots are free.
-        self._kept_apart: dict[Sequence, None] = {}
+        # Of replicas that have died with sequences: how many requests these were of. 0 where nobody is to
+        # blame: Serve had taken the replica out before (it had drained for as long as it may), or an ingress
+        # was forgotten whose sequences may have been there, too.
+        self._died_with: dict[str, int] = {}
         self._events: list[Addressed] = []
 
     @property
@@ -123,14 +122,12 @@ class Admission:
         if isinstance(message, Lost):
             self._lose(message.replica)
             return
-        assert isinstance(message, Move | Place | Release | Close)
+        assert isinstance(message, Move | Release | Close)
         request = known.requests.get(message.request)
         if request is None:
             return  # refused in the meantime
         if isinstance(message, Move):
             self._move(request, message, now)
-        elif isinstance(message, Place):
-            self._place(request, message)
         elif isinstance(message, Release):
             if sequence := request.sequences.pop(message.sequence, None):
                 if request in self._waiting:
@@ -145,39 +142,19 @@ class Admission:
 
     def _lose(self, replica: str) -> None:
         """This replica is dead."""
-        if self._slots.num_taken_on(replica) and self._sees_all:
-            is_ready = replica in self._slots.replicas
-            self._suspects.died(replica, self._requests_on(replica) if is_ready else ())
+        if replica not in self._died_with and self._slots.num_taken_on(replica):
+            requests = (request for known in self._ingresses.values() for request in known.requests.values())
+            is_on_it = [any(s.replica == replica for s in request.sequences.values()) for request in requests]
+            self._died_with[replica] = sum(is_on_it) if replica in self._slots.replicas else 0
         self._slots.lose(replica)
-
-    def _requests_on(self, replica: str) -> list[Request]:
-        requests = (request for known in self._ingresses.values() for request in known.requests.values())
-        return [one for one in requests if any(s.replica == replica for s in one.sequences.values())]
-
-    def _place(self, request: Request, place: Place) -> None:
-        """A sequence runs on another replica than it was granted."""
-        sequence = request.sequences.get(place.sequence)
-        if sequence is None or sequence.replica in (None, place.replica):
-            return  # said before, by `Join`
-        self._was_not_there(sequence)
-        self._leave(sequence)
-        sequence.replica = self._slots.take(place.replica)
-
-    def _was_not_there(self, sequence: Sequence) -> None:
-        """A sequence has not been on the replica of its slot: if that has died, it was not of this."""
-        others = (one for one in sequence.request.sequences.values() if one is not sequence)
-        if sequence.replica is not None and all(one.replica != sequence.replica for one in others):
-            self._suspects.acquit(sequence.request, sequence.replica)
 
     def _move(self, request: Request, move: Move, now: float) -> None:
         before = request.sequences.get(move.sequence)
         replica = before.replica if before else None
         if replica is not None and move.loss is Loss.DIED:
             self._lose(replica)
-        elif before and move.loss is Loss.NOT_TAKEN:
-            self._was_not_there(before)
-        num_suspects = self._suspects.num_aboard(replica or "") if move.loss is Loss.DIED else 0
-        self._say(request, Moved(request.number, move.to, num_suspects))
+        was_alone = move.loss is Loss.DIED and self._sees_all and self._died_with.get(replica or "") == 1
+        self._say(request, Moved(request.number, move.to, was_alone))
         after = self._wait(request, move.to, first=True)
         after.loss, after.lost = move.loss, replica
         if before:
@@ -268,7 +245,6 @@ class Admission:
     def _has_room(self, request: Request, num_sequences: int, now: float) -> bool:
         """Whether so many more may wait, if they have to; others, of later tiers, give way."""
         num_all_before = self._queue.num_before(request.tier)
-        num_all_before -= sum(one.request.tier <= request.tier for one in self._kept_apart)
         num_free = self._num_free(request.tier) if not num_all_before else 0
         num_to_wait = max(0, num_sequences - num_free)
         if not num_to_wait:
@@ -297,19 +273,13 @@ class Admission:
 
     def _grant(self, now: float, asking: Request | None = None) -> None:
         """Gives free slots to those whose turn it is. `asking` is told with the answer to its question."""
-        self._kept_apart.clear()
         while (tier := self._queue.first_tier()) is not None and self._num_free(tier):
             sequence = self._queue.pop(tier)
-            if (replica := self._take_slot(sequence)) is None:
-                self._kept_apart[sequence] = None
-                continue
-            sequence.replica, sequence.began_at = replica, now
+            sequence.replica, sequence.began_at = self._take_slot(sequence), now
             self._no_longer_refuse(sequence.request)
             if sequence.request is not asking:
                 request = sequence.request
-                self._say(request, Granted(request.number, sequence.number, replica))
-        for sequence in self._kept_apart:
-            self._queue.add(sequence, sequence.request.tier, sequence.request.key, first=True)
+                self._say(request, Granted(request.number, sequence.number, sequence.replica))
 
     def _may_refuse(self, request: Request) -> None:
         """A request waits, and nothing of it has begun."""
@@ -322,18 +292,15 @@ class Admission:
             self._waiting.remove(request)
             self._num_refusable[request.tier] -= len(request.sequences)
 
-    def _take_slot(self, sequence: Sequence) -> str | None:
-        """Returns where it goes; None where others run that it has to be kept apart from."""
-        request = sequence.request
-        if sequence.loss is None and not request.deaths:
+    def _take_slot(self, sequence: Sequence) -> str:
+        if sequence.loss is None:
             return self._slots.take()
         # Where its prompt, at least, is in the prefix cache.
-        holders = {one.replica for one in request.sequences.values() if one.replica is not None}
+        holders = {one.replica for one in sequence.request.sequences.values() if one.replica is not None}
         if sequence.loss is Loss.GAP and sequence.lost is not None:
             holders.add(sequence.lost)
-        avoids = sequence.lost if sequence.loss in (Loss.CUT_OFF, Loss.NOT_TAKEN) else None
-        beside, barred = self._suspects.company(request)
-        return self._slots.take_best(lambda one: (one == avoids, beside[one], one not in holders), barred)
+        avoids = sequence.lost if sequence.loss is Loss.CUT_OFF else None
+        return self._slots.take(prefers=holders, avoids=avoids)
 
     def _open(self, request: Request, now: float) -> None:
         self._ingresses[request.ingress].requests[request.number] = request
@@ -349,17 +316,11 @@ class Admission:
         if sequence.replica is None:
             self._queue.remove(sequence, sequence.request.tier, sequence.request.key)
             return
-        self._leave(sequence)
+        self._slots.give_back(sequence.replica)
+        if not self._slots.num_taken_on(sequence.replica):
+            self._died_with.pop(sequence.replica, None)
         if sequence.began_at is not None:
             self._service.add(now - sequence.began_at)
-
-    def _leave(self, sequence: Sequence) -> None:
-        """A sequence has left its replica."""
-        replica = sequence.replica
-        assert replica is not None
-        self._slots.give_back(replica)
-        if not self._slots.num_taken_on(replica):
-            self._suspects.left(replica)
 
     def _close(self, request: Request, now: float) -> None:
         self._no_longer_refuse(request)
@@ -367,7 +328,6 @@ class Admission:
             sequence.began_at = None  # nobody has said that it ended: it was not used, or its ingress is gone
             self._end(sequence, now)
         request.sequences.clear()
-        self._suspects.forget(request)
         del self._ingresses[request.ingress].requests[request.number]
         if self._keys.is_needed:
             self._keys.close(request.key, now)
@@ -395,7 +355,6 @@ class Admission:
         """A request that was admitted before this gate started, or before the ingress was out of reach."""
         request = Request(ingress, known.request, known.key, known.tier)
         self._open(request, now)
-        self._suspects.restore(request, known.deaths)
         for number, replica in known.sequences.items():
             if replica is None:
                 self._wait(request, number, first=known.has_begun)
@@ -414,7 +373,7 @@ class Admission:
             del self._ingresses[ingress]
             for replica in left:
                 if replica is not None and self._slots.num_taken_on(replica):
-                    self._suspects.clear(replica)
+                    self._died_with[replica] = 0
 
     def _say(self, request: Request, event: Event) -> None:
         self._ingresses[request.ingress].num_sent += 1

@@ -49,8 +49,6 @@ class Loss(enum.IntEnum):
     """Nothing comes of it any more, or it has given the sequence up; it may live."""
     GAP = 2
     """It goes on, and some of its tokens were lost."""
-    NOT_TAKEN = 3
-    """The replica was gone before it took the sequence."""
 
 
 class Ask(_Message):
@@ -72,14 +70,6 @@ class Move(_Message):
     sequence: int
     to: int
     loss: Loss
-
-
-class Place(_Message):
-    """A sequence has gone to this replica: the one of its slot had no room after all, or was not there."""
-
-    request: int
-    sequence: int
-    replica: str
 
 
 class Release(_Message):
@@ -105,8 +95,7 @@ class Lost(_Message):
 class OpenRequest(_Message):
     """A request as its ingress knows it: sequences by number, with their replica or None while they wait.
 
-    One of which a sequence has begun, be it over now, is not refused any more. `deaths` are the replicas that
-    have died while it ran on them, as `Moved` said.
+    One of which a sequence has begun, be it over now, is not refused any more.
     """
 
     request: int
@@ -115,7 +104,6 @@ class OpenRequest(_Message):
     waited_s: float
     has_begun: bool
     sequences: dict[int, str | None]
-    deaths: list[str] = []
 
 
 class Join(_Message):
@@ -156,14 +144,11 @@ class Granted(_Message):
 
 
 class Moved(_Message):
-    """Answers `Move`. `num_suspects`: how many requests were on the replica when it died.
-
-    0 where it has not died, or where nobody is to blame: see `Suspects`.
-    """
+    """Answers `Move`. `was_alone`: the replica has died, and no other request had a slot on it."""
 
     request: int
     sequence: int
-    num_suspects: int
+    was_alone: bool
 
 
 class Joined(_Message):
@@ -180,5 +165,5 @@ class Unknown(_Message):
     """The gate has missed something of this ingress, or does not know it: it is to `Join`."""
 
 
-Message = Ask | Move | Place | Release | Close | Lost | Join | Ping
+Message = Ask | Move | Release | Close | Lost | Join | Ping
 Event = Admitted | Refused | Granted | Moved | Joined | Pong | Unknown

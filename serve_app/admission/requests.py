@@ -17,8 +17,6 @@ class Request:
     tier: Tier
     deadline: float = 0.0
     sequences: dict[int, Sequence] = field(default_factory=dict)
-    deaths: set[str] = field(default_factory=set)
-    """The replicas that have died while it ran on them, where that may be its fault: see `Suspects`."""
 
 
 @dataclass(eq=False, slots=True)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from serve_app.admission.protocol import Loss
-from serve_app.errors import DeadlyRequestError, ServiceError
+from serve_app.errors import ServiceError
 
 
 class Owner(Protocol):
@@ -19,12 +19,6 @@ class Owner(Protocol):
     def move(self, number: int, loss: Loss) -> SlotGrant:
         """One of its sequences has lost its engine. Returns the slot of the one that goes on for it."""
 
-    def has_killed(self, number: int) -> DeadlyRequestError | None:
-        """The engine of one of its sequences has died. Returns an error where it has killed it."""
-
-    def place(self, number: int, replica: str) -> None:
-        """One of its sequences goes to this replica. May be called in any thread."""
-
 
 class SlotGrant:
     """The slot of a sequence: granted at once, awaited, or refused. Its first answer counts."""
@@ -33,13 +27,10 @@ class SlotGrant:
         self._owner, self.number = owner, number
         # Of any thread: the router's event loop may be another than the API's.
         self._replica: Future[str] = Future()
-        self._placed: str | None = None
 
     @property
     def replica(self) -> str | None:
-        """The engine replica where it is or is to go; None while it waits, or when it is refused."""
-        if self._placed is not None:
-            return self._placed
+        """The engine replica to go to; None while it waits, or when it is refused."""
         future = self._replica
         return future.result() if future.done() and not future.exception() else None
 
@@ -64,18 +55,9 @@ class SlotGrant:
         """The sequence has ended. `num_tokens` are prompt and answer, 0 if it has not been in an engine."""
         self._owner.release(self.number, num_tokens)
 
-    def place(self, replica: str) -> None:
-        """The sequence goes to this replica instead. May be called in any thread: the router calls it."""
-        self._placed = replica
-        self._owner.place(self.number, replica)
-
-    def has_killed(self) -> DeadlyRequestError | None:
-        """Returns the error for a sequence whose engine has died, where that is its request's own fault."""
-        return self._owner.has_killed(self.number)
-
     def move(self, loss: Loss) -> SlotGrant:
         """Gives this slot back, whose engine is lost, and returns another one to wait for.
 
-        It is refused with `DeadlyRequestError` when engines have died of the request.
+        It is refused with `DeadlyRequestError` when the request has been alone on two engines that died.
         """
         return self._owner.move(self.number, loss)

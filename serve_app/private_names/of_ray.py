@@ -18,8 +18,6 @@ _CLASS = "ray.serve._private.request_router.request_router:RequestRouter"
 _COMMON = "ray.serve._private.request_router.common"
 _CALLER = "ray.serve._private.router:AsyncioRouter"
 _NOT_THE_GATES = "requests do not go where the gate says"
-_NOT_FOUND_DEAD = "where calls go by gRPC, nobody is to blame for an engine that has died"
-_WAITS = "a sequence whose engine has gone before it was taken waits without end"
 _NOT_READY = "nobody knows which engines are ready"
 
 _OF_THE_ROUTER = (
@@ -53,14 +51,6 @@ _OF_THE_ROUTER = (
         looked_up_by=(f"{_CLASS}._choose_replicas_with_backoff",),
         without_it=_NOT_THE_GATES,
     ),
-    _ROUTER(
-        path=f"{_CLASS}.on_replica_actor_unavailable",
-        parameters=("replica_id",),
-        looked_up_by=(f"{_CALLER}._route_and_send_request_once",),
-        without_it="where calls go by gRPC, an answer whose engine has died begins anew in its middle",
-    ),
-    _ROUTER(path=f"{_CLASS}._event_loop", without_it=_NOT_FOUND_DEAD),
-    _ROUTER(path=f"{_COMMON}:PendingRequest.future", without_it=_WAITS),
     _ROUTER(path=f"{_COMMON}:PendingRequest.args", without_it=_NOT_THE_GATES),
     _ROUTER(path=f"{_COMMON}:PendingRequest.kwargs", without_it=_NOT_THE_GATES),
     _ROUTER(path=f"{_COMMON}:PendingRequest.metadata", without_it=_NOT_THE_GATES),
@@ -78,11 +68,6 @@ _OF_THE_ROUTER = (
     _ROUTER(
         path="ray.serve._private.request_router.replica_wrapper:RunningReplica.replica_id",
         without_it=_NOT_THE_GATES,
-    ),
-    _ROUTER(
-        path="ray.serve._private.request_router.replica_wrapper:RunningReplica.get_queue_len",
-        parameters=("deadline_s",),
-        without_it=_NOT_FOUND_DEAD,
     ),
 )
 

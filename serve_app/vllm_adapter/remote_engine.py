@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from vllm.exceptions import VLLMClientError
 
 from serve_app import migration
-from serve_app.admission.protocol import Loss
 from serve_app.admission.slot_grants import SlotGrant
 from serve_app.api.inbox import Inbox
 from serve_app.api.sampling import Sampling
@@ -161,10 +160,8 @@ class RemoteEngine:
         before = sequence.message
         # One that was refused its slot has been in no engine, and has lost none.
         cause = migration.cause_of(error, sequence.num_lost) if sequence.grant.replica is not None else None
-        if cause is None:
+        if cause is None or sequence.num_lost + 1 >= self._limits.max_engines:
             raise error
-        if sequence.num_lost + 1 >= self._limits.max_engines:
-            raise (sequence.grant.has_killed() if cause.loss is Loss.DIED else None) or error
         message = replace(
             before,
             # The one before may still be known where it goes, and its frames under way.

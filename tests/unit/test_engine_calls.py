@@ -91,12 +91,8 @@ class Running:
     def __init__(self, handle: Handle | None = None) -> None:
         self.handle, self.owner = handle or Handle(), Owner()
         self.grant = SlotGrant(self.owner, 4)
-        self.dead: set[str] = set()
-        calls = EngineCalls(self.handle, (ServiceError, VLLMError), self.has_died)
+        calls = EngineCalls(self.handle, (ServiceError, VLLMError))
         self.task = asyncio.create_task(calls.run(new_request(), self.grant))
-
-    async def has_died(self, replica: str) -> bool:
-        return replica in self.dead
 
     @property
     def response(self) -> Response:
@@ -213,17 +209,6 @@ async def test_a_replica_that_cannot_be_reached_and_may_go_on() -> None:
         await one.task
     assert caught.value.__cause__ is error
     assert one.num_cancelled == 1, "where it lives, its sequence ends"
-
-
-async def test_a_replica_that_cannot_be_reached_since_it_has_died() -> None:
-    """By gRPC, Serve does not tell the one from the other."""
-    one = await Running().granted()
-    one.dead.add("a")
-    error = ActorUnavailableError("cut off", b"0" * 16)
-    one.response.future.set_exception(error)
-    with pytest.raises(EngineLostError, match="has died; the request can be sent again") as caught:
-        await one.task
-    assert caught.value.__cause__ is error
 
 
 def task_error(cause: Exception) -> RayTaskError:

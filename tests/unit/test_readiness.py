@@ -1,11 +1,11 @@
 import gc
 from collections.abc import Collection
+from typing import Any
 
 import pytest
 
 from serve_app import readiness
 from serve_app.readiness import changed, died, ready_replicas, register, watch
-from tests.unit.routers import Replicas
 
 
 class ReplicaID:
@@ -15,11 +15,11 @@ class ReplicaID:
         self.unique_id = unique_id
 
 
-class Router(Replicas):
+class Router:
     """What readiness reads of Serve's router."""
 
     def __init__(self, *replicas: str) -> None:
-        super().__init__()
+        self.curr_replicas: dict[Any, None] = {}
         self.add(*replicas)
 
     def add(self, *replicas: str) -> None:
@@ -144,12 +144,3 @@ def test_only_the_deployment_that_is_watched_is_told_of() -> None:
         changed(app, deployment)
         died(app, deployment, "a")
     assert watcher.told == [["a"]]
-
-
-async def test_a_death_is_asked_of_the_router() -> None:
-    assert not await readiness.has_died("app", "Engine", "a")
-    router = Router("a", "b")
-    readiness.register("app", "Engine", router)
-    router.dead.add("a")
-    assert await readiness.has_died("app", "Engine", "a")
-    assert not await readiness.has_died("app", "Engine", "b")

@@ -5,13 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve import context as serve_context
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID, RequestMetadata
 from ray.serve._private.request_router.common import PendingRequest
@@ -19,11 +15,10 @@ from ray.serve._private.request_router.common import PendingRequest
 from serve_app import readiness
 from serve_app.admission.slot_grants import SlotGrant
 from serve_app.engine_calls import EngineCall, MissingGrantError
-from serve_app.errors import EngineGoneError, EngineLostError, EngineUnreachableError, OverloadedError
+from serve_app.errors import OverloadedError
 from serve_app.routing import EngineRouter
 from serve_app.transport.curve import CurveAddress
 from serve_app.transport.requests import GenerateRequest
-from tests.examples import examples
 from tests.unit.admission.grants import Owner
 from tests.waiting import pass_until
 
@@ -40,12 +35,9 @@ class Replica:
         self.max_ongoing_requests = 2
         self.num_ongoing = num_ongoing
         self.num_asked = 0
-        self.error: Exception | None = None
 
     async def get_queue_len(self, *, deadline_s: float) -> int:
         self.num_asked += 1
-        if self.error is not None:
-            raise self.error
         return self.num_ongoing
 
 
@@ -75,8 +67,8 @@ def _own_registry() -> Any:
         yield
 
 
-@asynccontextmanager
-async def new_router(*, absence_s: float | None = None) -> AsyncIterator[EngineRouter]:
+@pytest.fixture
+async def router() -> AsyncIterator[EngineRouter]:
     # Retries wait no longer than a round of the event loop.
     one = EngineRouter(
         ENGINE,
@@ -86,19 +78,10 @@ async def new_router(*, absence_s: float | None = None) -> AsyncIterator[EngineR
         max_backoff_s=0.001,
     )
     one.initialize_state()
-    with pytest.MonkeyPatch.context() as patch:
-        if absence_s is not None:
-            patch.setattr("serve_app.routing.ABSENCE_S", absence_s)
-        yield one
+    yield one
     for task in list(one._routing_tasks):
         task.cancel()
     await asyncio.gather(*one._routing_tasks, return_exceptions=True)
-
-
-@pytest.fixture
-async def router() -> AsyncIterator[EngineRouter]:
-    async with new_router() as one:
-        yield one
 
 
 def new_call(grant: SlotGrant) -> EngineCall:
@@ -124,13 +107,6 @@ def with_grant(replica: str | None = None) -> tuple[SlotGrant, PendingRequest]:
     if replica:
         grant.give(replica)
     return grant, pending(new_call(grant))
-
-
-def placed(grant: SlotGrant) -> list[tuple[int, str]]:
-    """Where a sequence has gone instead, as its request was told."""
-    owner = grant._owner
-    assert isinstance(owner, Owner)
-    return owner.placed
 
 
 def routed(router: EngineRouter, request: PendingRequest, **options: Any) -> asyncio.Task[Any]:
@@ -283,24 +259,23 @@ async def test_the_others_come_after_the_gates_choice(router: EngineRouter) -> N
 async def test_a_replica_that_is_full_after_all_is_not_waited_for(router: EngineRouter) -> None:
     a, b = new_replica("a", num_ongoing=2), new_replica("b")
     router.update_replicas([a, b])
-    grant, request = with_grant("a")
+    _, request = with_grant("a")
     assert (await routed(router, request)) is b
-    assert (grant.replica, placed(grant)) == ("b", [(0, "b")])
 
 
 async def test_a_call_that_was_rejected_is_sent_once_more_to_where_there_is_room(
     router: EngineRouter,
 ) -> None:
-    """Serve routes the same call again, which keeps its grant."""
+    """Serve routes the same call again, which keeps its grant and its id."""
     a, b = new_replica("a"), new_replica("b")
     router.update_replicas([a, b])
-    grant, request = with_grant("a")
+    _, request = with_grant("a")
     assert (await routed(router, request)) is a
+    first_id = request.metadata.internal_request_id
     assert (await routed(router, request, is_retry=True)) is a
     a.num_ongoing = 2
-    assert placed(grant) == []
     assert (await routed(router, request, is_retry=True)) is b
-    assert placed(grant) == [(0, "b")]
+    assert request.metadata.internal_request_id == first_id
 
 
 async def test_a_call_waits_while_all_replicas_are_full(router: EngineRouter) -> None:
@@ -353,142 +328,4 @@ async def test_a_replica_that_a_call_has_found_dead_is_told_at_once(router: Engi
     router.on_replica_actor_died(a.replica_id)
     assert told.events == [["a", "b"], "a", ["b"]]
     _, request = with_grant("a")  # granted before the gate has heard of it
-    with pytest.raises(EngineGoneError):
-        await routed(router, request)
-
-
-@pytest.mark.parametrize(
-    ("error", "has_died"),
-    [(ActorDiedError(), True), (ActorUnavailableError("cut off", b"0" * 16), False), (TimeoutError(), False)],
-)
-async def test_whether_a_replica_that_cannot_be_reached_is_dead(
-    router: EngineRouter, error: Exception, has_died: bool
-) -> None:
-    """Of those who ask at once each gets the answer, and who watches is told once."""
-    a = new_replica("a")
-    router.update_replicas([a, new_replica("b")])
-    await rounds()
-    told = Told()
-    a.error = error
-    asking = [readiness.has_died("app", "Engine", "a") for _ in range(3)]
-    assert await asyncio.gather(*asking) == [has_died] * 3
-    assert told.events == [["a", "b"], *(["a", ["b"]] if has_died else [])]
-    assert not await readiness.has_died("app", "Engine", "b")
-    assert await readiness.has_died("app", "Engine", "a") == has_died
-    assert not await readiness.has_died("app", "Other", "a")
-
-
-# --- when the gate's choice has gone -------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("others", ["", "b"])
-async def test_a_call_whose_replica_is_found_dead_gives_up(router: EngineRouter, others: str) -> None:
-    """Serve would send it to another one, or have it wait for one, and the gate would not know."""
-    a = new_replica("a", num_ongoing=2)
-    router.update_replicas([a, *(new_replica(name, num_ongoing=2) for name in others)])
-    grant, request = with_grant("a")
-    task = routed(router, request)
-    await pass_until(lambda: a.num_asked >= 3)
-    router.on_replica_actor_died(a.replica_id)
-    with pytest.raises(EngineGoneError, match="has gone; the request can be sent again"):
-        await task
-    assert (placed(grant), router._choosing, router._pending_requests_by_id) == ([], {}, {})
-
-
-async def test_a_call_whose_replica_died_before_it_took_it_is_not_sent_once_more(
-    router: EngineRouter,
-) -> None:
-    a, b = new_replica("a"), new_replica("b")
-    router.update_replicas([a, b])
-    grant, request = with_grant("a")
-    assert (await routed(router, request)) is a
-    router.on_replica_actor_died(a.replica_id)
-    with pytest.raises(EngineLostError):
-        await routed(router, request, is_retry=True)
-    assert placed(grant) == []
-
-
-@pytest.mark.parametrize("is_dead", [False, True])
-async def test_a_call_that_its_replica_may_have_begun_is_not_sent_once_more(
-    router: EngineRouter, is_dead: bool
-) -> None:
-    """By gRPC Serve hears that a call has begun when it ends: it would begin anew, in the middle."""
-    a, b = new_replica("a"), new_replica("b")
-    router.update_replicas([a, b])
-    grant, request = with_grant("a")
-    assert (await routed(router, request)) is a
-    a.error = ActorDiedError() if is_dead else ActorUnavailableError("cut off", b"0" * 16)
-    router.on_replica_actor_unavailable(a.replica_id)
-    with pytest.raises(EngineLostError if is_dead else EngineUnreachableError):
-        await routed(router, request, is_retry=True)
-    assert (placed(grant), router._pending_requests_by_id) == ([], {})
-
-
-@pytest.mark.parametrize("was_there", [False, True])
-async def test_a_call_whose_replica_is_not_there_waits_no_longer_than_a_list_takes(
-    router: EngineRouter, monkeypatch: pytest.MonkeyPatch, was_there: bool
-) -> None:
-    monkeypatch.setattr("serve_app.routing.ABSENCE_S", 0.01)
-    if was_there:
-        router.update_replicas([new_replica("a", num_ongoing=2)])
-    grant, request = with_grant("a")
-    task = routed(router, request)
-    await rounds()
-    router.update_replicas([new_replica("b", num_ongoing=2)])
-    with pytest.raises(EngineGoneError):
-        await task
-    assert (placed(grant), router._pending_requests_by_id) == ([], {})
-
-
-async def test_a_client_that_leaves_while_its_replica_is_chosen(router: EngineRouter) -> None:
-    router.update_replicas([new_replica("a", num_ongoing=2)])
-    task = routed(router, with_grant("a")[1])
-    await rounds()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert (router._choosing, router._pending_requests_by_id) == ({}, {})
-
-
-EVENTS = st.lists(
-    st.tuples(
-        st.sampled_from(["fill", "empty", "die", "leave", "come", "call", "cancel"]), st.sampled_from("abc")
-    ),
-    max_size=20,
-)
-
-
-@examples(60)
-@given(EVENTS)
-async def test_whatever_becomes_of_replicas_it_is_known_where_a_call_has_gone(
-    events: list[tuple[str, str]],
-) -> None:
-    """Or that it has gone nowhere. And none waits where its replica is not."""
-    async with new_router(absence_s=0.0) as router:
-        replicas = {name: new_replica(name) for name in "abc"}
-        present, dead = set("abc"), set()
-        calls: list[tuple[SlotGrant, asyncio.Task[Any]]] = []
-        router.update_replicas(list(replicas.values()))
-        for word, name in events:
-            if word in ("fill", "empty"):
-                replicas[name].num_ongoing = 2 if word == "fill" else 0
-            elif word == "call":
-                grant, request = with_grant(name)
-                calls.append((grant, routed(router, request)))
-            elif word == "cancel" and calls:
-                calls[0][1].cancel()
-            elif word == "die" and name not in dead:
-                dead.add(name)
-                router.on_replica_actor_died(replicas[name].replica_id)
-            elif word in ("leave", "come"):
-                (present.discard if word == "leave" else present.add)(name)
-                router.update_replicas([replicas[one] for one in present - dead])
-            await rounds(3)
-        router.update_replicas([])
-        for grant, task in calls:
-            result: object = (await asyncio.gather(task, return_exceptions=True))[0]
-            if isinstance(result, Replica):
-                assert grant.replica == result.replica_id.unique_id
-            else:
-                assert isinstance(result, EngineGoneError | asyncio.CancelledError)
-        assert (router._choosing, router._pending_requests_by_id) == ({}, {})
+    assert (await routed(router, request)) is b

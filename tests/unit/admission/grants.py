@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from serve_app.admission.protocol import Loss
 from serve_app.admission.slot_grants import SlotGrant
-from serve_app.errors import DeadlyRequestError
 
 
 class Owner:
@@ -18,17 +17,9 @@ class Owner:
         self.released: list[tuple[int, int]] = []
         self.moves: list[tuple[int, Loss]] = []
         self.moved: list[SlotGrant] = []
-        self.placed: list[tuple[int, str]] = []
-        self.verdict: DeadlyRequestError | None = None
 
     def release(self, number: int, num_tokens: int) -> None:
         self.released.append((number, num_tokens))
-
-    def place(self, number: int, replica: str) -> None:
-        self.placed.append((number, replica))
-
-    def has_killed(self, number: int) -> DeadlyRequestError | None:
-        return self.verdict
 
     def move(self, number: int, loss: Loss) -> SlotGrant:
         self.moves.append((number, loss))

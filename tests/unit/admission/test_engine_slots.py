@@ -69,16 +69,6 @@ def test_slots_on_a_replica_that_is_not_ready_can_be_taken_by_name_only() -> Non
     assert (slots.num_all, slots.num_free, slots.num_taken) == (2, 0, 3)
 
 
-def test_the_best_replica_with_room_is_taken() -> None:
-    slots = slots_of("a", "b", "c")
-    slots.take("c")
-    assert slots.take_best(lambda one: one != "c") == "c"
-    assert slots.take_best(lambda one: one != "c") == "a", "it is full"
-    assert slots.take_best(lambda one: 0, barred="b") == "a"
-    assert slots.take_best(lambda one: 0, barred="b") is None
-    assert slots.num_free == 2
-
-
 # --- death ---------------------------------------------------------------------------------------------
 
 

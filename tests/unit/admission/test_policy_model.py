@@ -213,7 +213,7 @@ class Model:
             moved, *granted = self.send(ingress, Move(request.ask.request, before, after, loss))
             assert moved[0] == ingress.name
             assert isinstance(moved[1], Moved)
-            assert not (moved[1].num_suspects == 1 and others), "another request is there, too"
+            assert not (moved[1].was_alone and others), "another request is there, too"
             self.seen["moves"] += 1
             ingress.num_events += 1
             for to, event in granted:
@@ -331,7 +331,7 @@ class Model:
         assert not self.gate._slots._loads
         assert not self.gate._waiting
         assert not any(self.gate._num_refusable)
-        assert not self.gate._suspects._num_aboard
+        assert not self.gate._died_with
         assert not any(self.gate._queue._tiers)
         assert not any(known.requests for known in self.gate._ingresses.values())
         assert all(use.num_open == 0 for use in self.gate._keys._uses.values())

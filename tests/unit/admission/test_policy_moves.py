@@ -13,7 +13,7 @@ def test_what_moves_goes_before_those_who_have_not_begun() -> None:
     gate.ask(1, n=4)
     gate.ask(2)
     gate.send(Move(1, 0, 4, Loss.DIED))
-    assert gate.said() == [Moved(1, 4, num_suspects=1)]
+    assert gate.said() == [Moved(1, 4, was_alone=True)]
     assert gate.counts == (3, 2)
     gate.send(Release(1, 1, 10))
     assert gate.said() == [granted(1, 4, "b")]
@@ -26,7 +26,7 @@ def test_what_moves_is_never_refused() -> None:
     gate.ask(1)
     gate.send(Move(1, 0, 1, Loss.DIED))
     gate.after(3600)
-    assert gate.said() == [Moved(1, 1, num_suspects=1)]
+    assert gate.said() == [Moved(1, 1, was_alone=True)]
     assert gate.counts == (0, 1)
     gate.set_replicas("a", "b")
     assert gate.said() == [granted(1, 1, "b")]
@@ -51,7 +51,7 @@ def test_where_a_sequence_goes_by_how_it_was_lost(loss: Loss, replica: str) -> N
     gate = Gate("a", "b")
     gate.ask(1)
     gate.send(Move(1, 0, 1, loss))
-    assert gate.said() == [Moved(1, 1, num_suspects=int(loss is Loss.DIED)), granted(1, 1, replica)]
+    assert gate.said() == [Moved(1, 1, was_alone=loss is Loss.DIED), granted(1, 1, replica)]
     assert gate.counts == (1, 0)
 
 
@@ -59,7 +59,7 @@ def test_a_replica_that_is_avoided_is_better_than_none() -> None:
     gate = Gate("a")
     gate.ask(1)
     gate.send(Move(1, 0, 1, Loss.CUT_OFF))
-    assert gate.said() == [Moved(1, 1, num_suspects=0), granted(1, 1, "a")]
+    assert gate.said() == [Moved(1, 1, was_alone=False), granted(1, 1, "a")]
 
 
 def test_a_replica_that_died_is_not_chosen_though_serve_has_not_noticed() -> None:
@@ -84,19 +84,19 @@ def test_a_move_says_nothing_of_how_long_a_sequence_takes_and_is_not_charged() -
 # --- who was alone on an engine that died --------------------------------------------------------------
 
 
-def num_suspects(gate: Gate, move: Move, ingress: bytes = HERE) -> int:
+def was_alone(gate: Gate, move: Move, ingress: bytes = HERE) -> bool:
     gate.said(ingress)
     gate.send(move, ingress)
     event = gate.said(ingress)[0]
     assert isinstance(event, Moved)
-    return event.num_suspects
+    return event.was_alone
 
 
 def test_alone_are_all_sequences_of_one_request() -> None:
     gate = Gate("a", "b", max_concurrent_requests=4)
     gate.set_replicas("a")
     gate.ask(1, n=3)
-    assert [num_suspects(gate, Move(1, number, 3 + number, Loss.DIED)) for number in range(3)] == [1] * 3
+    assert [was_alone(gate, Move(1, number, 3 + number, Loss.DIED)) for number in range(3)] == [True] * 3
 
 
 @pytest.mark.parametrize("is_told_before", [False, True])
@@ -106,16 +106,16 @@ def test_not_alone_are_those_of_two_ingresses_whoever_moves_first(is_told_before
     gate.ask(1, ingress=THERE)
     if is_told_before:
         gate.send(Lost("a"))
-    assert num_suspects(gate, Move(1, 0, 1, Loss.DIED)) == 2
-    assert num_suspects(gate, Move(1, 0, 1, Loss.DIED), THERE) == 2
-    assert not gate.admission._suspects._num_aboard, "nobody is left there"
+    assert not was_alone(gate, Move(1, 0, 1, Loss.DIED))
+    assert not was_alone(gate, Move(1, 0, 1, Loss.DIED), THERE)
+    assert not gate.admission._died_with, "nobody is left there"
 
 
 def test_who_outlives_a_drain_has_not_killed_its_engine() -> None:
     gate = Gate("a")
     gate.ask(1)
     gate.set_replicas("b")
-    assert not num_suspects(gate, Move(1, 0, 1, Loss.DIED))
+    assert not was_alone(gate, Move(1, 0, 1, Loss.DIED))
 
 
 def test_nobody_is_to_blame_where_an_ingress_went_before() -> None:
@@ -124,8 +124,8 @@ def test_nobody_is_to_blame_where_an_ingress_went_before() -> None:
     gate.ask(1)
     gate.ask(1, ingress=THERE)
     gate.admission.forget(THERE, gate.now)
-    assert not num_suspects(gate, Move(1, 0, 1, Loss.DIED))
-    assert not gate.admission._suspects._num_aboard, "nobody is left there"
+    assert not was_alone(gate, Move(1, 0, 1, Loss.DIED))
+    assert not gate.admission._died_with, "nobody is left there"
 
 
 @pytest.mark.parametrize("loss", [Loss.GAP, Loss.CUT_OFF])
@@ -133,4 +133,4 @@ def test_only_a_death_is_one(loss: Loss) -> None:
     gate = Gate("a")
     gate.ask(1)
     gate.send(Lost("a"))
-    assert not num_suspects(gate, Move(1, 0, 1, loss))
+    assert not was_alone(gate, Move(1, 0, 1, loss))

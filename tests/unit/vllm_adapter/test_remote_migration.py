@@ -18,7 +18,6 @@ from serve_app.api.sampling import Sampling
 from serve_app.errors import (
     DeadlyRequestError,
     EngineFailedError,
-    EngineGoneError,
     EngineLostError,
     EngineUnreachableError,
     IngressBlockedError,
@@ -35,7 +34,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 MAX_ENGINES = 4
 FAULTS = {
     "died": ("died", Loss.DIED),
-    "gone": ("gone", Loss.NOT_TAKEN),
     "unreachable": ("unreachable", Loss.CUT_OFF),
     "blocked": ("ingress_blocked", Loss.GAP),
     "aborted": ("aborted", Loss.CUT_OFF),
@@ -44,7 +42,6 @@ FAULTS = {
 }
 ERRORS: dict[str, Callable[[], Exception]] = {
     "died": lambda: EngineLostError("it has died"),
-    "gone": lambda: EngineGoneError("it had gone"),
     "unreachable": lambda: EngineUnreachableError("it cannot be reached"),
     "blocked": lambda: IngressBlockedError("the ingress does not read"),
 }
@@ -292,17 +289,6 @@ async def test_a_request_that_may_be_deadly_is_not_tried_again(caplog: pytest.Lo
         with pytest.raises(DeadlyRequestError):
             await whole(inbox)
     assert "two engines have died" in caplog.text
-
-
-@pytest.mark.parametrize(("kind", "is_to_blame"), [("died", True), ("gone", False)])
-async def test_whose_fault_the_last_loss_was_is_said(kind: str, is_to_blame: bool) -> None:
-    async with harness(Engines([Fault(kind, 3, True)]), 1) as one:
-        one.owner.verdict = DeadlyRequestError("three engines have died")
-        inbox = Inbox()
-        one.start(inbox)
-        with pytest.raises(DeadlyRequestError if is_to_blame else EngineGoneError):
-            await whole(inbox)
-    assert one.owner.moves == []
 
 
 async def test_what_nobody_has_foreseen_is_not_tried_again() -> None:

@@ -29,10 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 ALLOWED_TOKENS = 10_000
 
 
-async def never(_: str) -> bool:
-    return False
-
-
 class Ingress:
     """A `GateClient` that decides alone, over engines with one slot each, and a `RemoteEngine`."""
 
@@ -41,7 +37,7 @@ class Ingress:
 
         self.gate, self.handle = gate, Handle()
         self.remote = RemoteEngine(
-            EngineCalls(self.handle, (ServiceError,), never).run,
+            EngineCalls(self.handle, (ServiceError,)).run,
             FrameReceiver("127.0.0.1"),
             SamplingParamsEncoder({}, MAX_MODEL_LEN),
             migration.Limits(max_engines=3, max_wait_s=600.0),
