@@ -13,6 +13,7 @@ import pytest
 
 from tests.services import MODEL, Service
 from tests.timed.conftest import NUM_ENGINES
+from tests.timed.test_updates import replicas, wait_for
 
 pytestmark = [pytest.mark.app, pytest.mark.filterwarnings("ignore")]
 
@@ -75,9 +76,14 @@ def test_no_answer_is_lost(service: Service, unbroken: dict[str, list[str]], num
         for _ in REQUESTS:
             assert begun.acquire(timeout=TIMEOUT_S)
         # With four requests on two engines, each has some.
+        before = replicas("RUNNING")["TimedEngine"]
         victims = service.replicas("TimedEngine")
         assert len(victims) == NUM_ENGINES
         for process in victims[:num_killed]:
             process.kill()
         assert {name: answer.result() for name, answer in answers.items()} == unbroken
+    # Serve counts the dead as ready until it has looked.
+    num_left = NUM_ENGINES - num_killed
+    wait_for(lambda: len(replicas("RUNNING")["TimedEngine"] & before) == num_left)
+    wait_for(lambda: len(replicas("RUNNING")["TimedEngine"]) == NUM_ENGINES)
     service.wait_for_engines(NUM_ENGINES)

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.app, pytest.mark.filterwarnings("ignore")]
 NUM_STREAMS = CAP
 # Long enough that whatever is seen while they run has not come about by their end.
 NUM_TOKENS = int(40 * TOKENS_PER_S)
+SHORT = int(3 * TOKENS_PER_S)
 TIMEOUT_S = 120
 
 
@@ -41,7 +42,27 @@ def stream(service: Service, ended: Semaphore) -> Answer | None:
         ended.release()
 
 
+def both_have_some() -> bool:
+    """Whether each of the two ingresses has requests open."""
+    ingresses = serve.get_deployment_handle("Ingress", "gpt-oss").broadcast("open_work")
+    has_some = [one["requests"] > 0 for one in ingresses.results(timeout_s=TIMEOUT_S)]
+    return len(has_some) == 2 and all(has_some)
+
+
+def wait_until_both_are_asked(service: Service) -> None:
+    """HAProxy asks an ingress when it has looked at its health, twice."""
+    with ThreadPoolExecutor(CAP) as pool:
+        while True:
+            answers = [pool.submit(chat, service, SHORT) for _ in range(CAP)]
+            wait_for_load(CAP, 0)
+            both = both_have_some()
+            assert all(answer.result().is_good for answer in answers)
+            if both:
+                return
+
+
 def test_what_an_ingress_had_open_goes_with_it(service: Service) -> None:
+    wait_until_both_are_asked(service)
     ended = Semaphore(0)
     with ThreadPoolExecutor(2 * NUM_STREAMS) as pool:
         streams = [pool.submit(stream, service, ended) for _ in range(NUM_STREAMS)]
