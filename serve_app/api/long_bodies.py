@@ -47,7 +47,8 @@ class Reader:
         """Returns what becomes of `work`. Raises `BodiesBusyError` where too much waits already."""
         future: Future[Result] = Future()
         with self._has_work:
-            if self._num_bytes + num_bytes > MAX_WAITING_BYTES:
+            # One alone may be larger: `ingress.max_body_bytes` allows it.
+            if self._num_bytes and self._num_bytes + num_bytes > MAX_WAITING_BYTES:
                 raise BodiesBusyError("too many long requests are being read", retry_after_s=RETRY_AFTER_S)
             due = now_s() + num_bytes * _S_PER_BYTE
             heapq.heappush(self._waiting, (due, next(self._numbers), num_bytes, future, work))

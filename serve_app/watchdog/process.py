@@ -44,13 +44,13 @@ def watch(pid: int, timeout_s: float, fd: int) -> None:
         if heard and not os.read(fd, 4096):
             return
         if silence.is_too_long(has_heard=heard):
-            # No logger: it would have to be imported.
+            os.kill(pid, signal.SIGKILL)
+            # Afterwards, since a full disk may hold it up. No logger: it would have to be imported.
             sys.stderr.write(
-                f"process {pid} is killed: its event loop has stood still for {timeout_s:g} s; Serve starts "
+                f"process {pid} was killed: its event loop has stood still for {timeout_s:g} s; Serve starts "
                 "another replica. If that repeats, py-spy shows what such a process does\n"
             )
             sys.stderr.flush()
-            os.kill(pid, signal.SIGKILL)
             return
 
 

@@ -124,4 +124,4 @@ async def test_no_more_bytes_wait_than_have_room() -> None:
         reader.submit(MAX_WAITING_BYTES - LONG * len(futures), str)
     for future in futures:
         future.result(TIMEOUT_S)
-    reader.submit(MAX_WAITING_BYTES, str).result(TIMEOUT_S)
+    reader.submit(MAX_WAITING_BYTES + 1, str).result(TIMEOUT_S)
