@@ -273,9 +273,11 @@ async def test_no_engine_with_room_within_the_time() -> None:
         one.owner.moves_to = None
         inbox = Inbox()
         one.start(inbox)
-        assert (await inbox.take())[0].token_ids == TOKENS[:3]
+        said: list[int] = []
         with pytest.raises(EngineLostError, match=r"no other had room for the rest within 0\.01 s"):
-            await inbox.take()
+            while True:
+                said += (await inbox.take())[0].token_ids
+        assert said == TOKENS[:3]
         assert len(one.owner.moves) == 1
 
 
