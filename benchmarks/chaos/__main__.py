@@ -17,9 +17,7 @@ import argparse
 import asyncio
 import json
 import shutil
-import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +69,12 @@ def main() -> int:
     except faults.UnknownFaultError as error:
         print(error, file=sys.stderr)
         return 2
-    # Whoever stops this program stops the service too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    if sandbox.is_inside():
-        return _drill(options, sandbox.folder())
-    # Ray's sockets lie in it, so its path has to be short.
-    folder = tempfile.mkdtemp(prefix="drill-", dir="/tmp")
-    try:
-        status = sandbox.run("benchmarks.chaos", folder)
-        if status is None:
-            print("no namespaces here: one node, and no faults of network and disk", file=sys.stderr)
-            status = _drill(options, Path(folder))
-        return status
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+
+    def without(folder: Path) -> int:
+        print("no namespaces here: one node, and no faults of network and disk", file=sys.stderr)
+        return _drill(options, folder)
+
+    return sandbox.main("benchmarks.chaos", lambda folder: _drill(options, folder), without)
 
 
 def _drill(options: argparse.Namespace, folder: Path) -> int:

@@ -7,8 +7,12 @@ goes when the drill does.
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 # Of a process inside: the folder for its files.
@@ -18,6 +22,24 @@ UNSHARE = ["unshare", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--mo
 AS_USER = [*UNSHARE, "--user", "--map-root-user"]
 # The first process of the namespace is a shell, which buries what others have left.
 REAPER = ["bash", "-c", '"$@"; exit $?', "drill"]
+
+
+def main(module: str, work: Callable[[Path], int], without: Callable[[Path], int]) -> int:
+    """Returns the exit status of `work`, which runs in namespaces, as `python -m MODULE` begun anew.
+
+    `without` runs here instead where there can be none. Both get a folder for their files, which goes when
+    they have ended. Whoever stops this program stops all of it.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    if is_inside():
+        return work(folder())
+    # Ray's and HAProxy's sockets lie in it, so its path has to be short.
+    path = tempfile.mkdtemp(prefix="drill-", dir="/tmp")
+    try:
+        status = run(module, path)
+        return without(Path(path)) if status is None else status
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def is_inside() -> bool:

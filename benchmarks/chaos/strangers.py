@@ -18,9 +18,7 @@ import dataclasses
 import datetime
 import json
 import shutil
-import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,20 +67,15 @@ def main() -> int:
     if unknown := [name for name in names if name not in KINDS]:
         print(f"there is no kind {unknown[0]}; there are {', '.join(KINDS)}", file=sys.stderr)
         return 2
-    # Whoever stops this program stops the service too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
-    if sandbox.is_inside():
-        return _measured(options, [KINDS[name] for name in names], sandbox.folder())
-    # HAProxy's socket lies in it, whose path may have no more than 97 characters.
-    folder = tempfile.mkdtemp(prefix="drill-", dir="/tmp")
-    try:
-        status = sandbox.run("benchmarks.chaos.strangers", folder)
-        if status is None:
-            print("this needs Linux namespaces, which are not allowed here", file=sys.stderr)
-            return 2
-        return status
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    kinds = [KINDS[name] for name in names]
+
+    def without(_: Path) -> int:
+        print("this needs Linux namespaces, which are not allowed here", file=sys.stderr)
+        return 2
+
+    return sandbox.main(
+        "benchmarks.chaos.strangers", lambda folder: _measured(options, kinds, folder), without
+    )
 
 
 def _measured(options: argparse.Namespace, kinds: Sequence[Kind], folder: Path) -> int:
